@@ -1,0 +1,2 @@
+//! leakscope.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Renders a profile: text, JSON, pprof, folded stacks, flame graph.

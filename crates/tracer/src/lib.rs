@@ -1,0 +1,1 @@
+//! The shared object that lives inside the traced process.
