@@ -4,10 +4,14 @@
 //! [`Symbols`] value, so that a profile can be taken on one machine and named on another.
 
 mod filter;
+mod named;
 mod symbols;
+mod view;
 
-pub use filter::is_allocator_function;
+pub use filter::{is_allocator_function, is_library_frame, is_start_frame};
+pub use named::{FrameId, NamedSite, NamedSites};
 pub use symbols::{Frame, MissingDebugInfo, Symbols};
+pub use view::{UnknownView, View};
 
 use std::time::SystemTime;
 
