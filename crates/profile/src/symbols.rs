@@ -2,6 +2,7 @@
 
 use crate::CodeAddress;
 use std::collections::HashMap;
+use std::fmt::{self, Write as _};
 
 /// One function on a stack; several (inlined) frames can share an address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -33,6 +34,41 @@ pub struct MissingDebugInfo {
     pub reason: String,
 }
 
+impl fmt::Display for MissingDebugInfo {
+    /// One line without a line break: `PATH (build id ID): REASON; debug information is in package PACKAGE`. Paths
+    /// come from other processes, so control characters are escaped and the length is bounded.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_plain(f, &self.path)?;
+        match self.build_id.as_str() {
+            "" => f.write_str(" (no build id): ")?,
+            id => write!(f, " (build id {id}): ")?,
+        }
+        write_plain(f, &self.reason)?;
+        if let Some(package) = &self.package {
+            f.write_str("; debug information is in package ")?;
+            write_plain(f, package)?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes at most 512 characters of `text`, control characters escaped.
+fn write_plain(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    const MAX: usize = 512;
+    for c in text.chars().take(MAX) {
+        match c.is_control() || is_bidi_control(c) {
+            true => write!(f, "{}", c.escape_unicode())?,
+            false => f.write_char(c)?,
+        }
+    }
+    if text.chars().nth(MAX).is_some() { f.write_str("...") } else { Ok(()) }
+}
+
+/// Characters that reorder the text around them on a terminal.
+fn is_bidi_control(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// Names for every address of a profile.
 #[derive(Debug, Clone, Default)]
 pub struct Symbols {
@@ -49,5 +85,31 @@ impl Symbols {
             Some(frames) if !frames.is_empty() => frames.clone(),
             _ => vec![Frame { address: pc.address, ..Frame::default() }],
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::MissingDebugInfo;
+
+    #[test]
+    fn missing_debug_information_is_told_in_one_line_whatever_the_path_holds() {
+        let mut missing = MissingDebugInfo {
+            path: "/usr/lib/libfoo.so.1".to_owned(),
+            build_id: "ab12".to_owned(),
+            package: Some("libfoo1-dbgsym".to_owned()),
+            reason: "stripped, exported names only".to_owned(),
+        };
+        assert_eq!(
+            missing.to_string(),
+            "/usr/lib/libfoo.so.1 (build id ab12): stripped, exported names only; \
+             debug information is in package libfoo1-dbgsym"
+        );
+        missing.path = format!("/tmp/a\n\x1b[31m\u{202e}{}", "x".repeat(5000));
+        missing.build_id.clear();
+        missing.package = None;
+        let line = missing.to_string();
+        assert!(line.starts_with("/tmp/a\\u{a}\\u{1b}[31m\\u{202e}xxx"), "{line}");
+        assert!(line.ends_with("... (no build id): stripped, exported names only") && line.len() < 700);
     }
 }
