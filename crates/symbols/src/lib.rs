@@ -164,7 +164,8 @@ struct Group<'a> {
 fn group<'a>(profile: &'a Profile, symbols: &mut Symbols) -> Vec<(&'a Module, Vec<Wanted>)> {
     let distinct: HashSet<CodeAddress> =
         profile.sites.iter().flat_map(|site| site.stack.iter().copied()).collect();
-    let mut files: BTreeMap<(&str, &[u8]), (&Module, Vec<Wanted>)> = BTreeMap::new();
+    type ByFile<'a> = BTreeMap<(&'a str, &'a [u8]), (&'a Module, Vec<Wanted>)>;
+    let mut files = ByFile::new();
     for code in distinct {
         let module = code.module.and_then(|index| profile.modules.get(usize::try_from(index).ok()?));
         match module {

@@ -20,6 +20,9 @@ pub(crate) struct Name {
     pub(crate) file: Option<String>,
     pub(crate) line: Option<u32>,
     pub(crate) inlined: bool,
+    /// Whether the name tells neither namespace nor type: line-table-only debug information and functions local to
+    /// a C++ file have such names, and C has no others.
+    plain: bool,
 }
 
 /// The names found, and what stood in the way of more.
@@ -48,12 +51,12 @@ pub(crate) fn names(
             .map(|error| format!("the debug information in {} is unusable: {error}", debug.display()));
     }
     for file in &located.symbols {
-        let unnamed: Vec<usize> = in_code.iter().copied().filter(|&at| is_unnamed(&of, at)).collect();
-        if unnamed.is_empty() {
+        let wanting: Vec<usize> = in_code.iter().copied().filter(|&at| is_wanting(&of, at)).collect();
+        if wanting.is_empty() {
             break;
         }
-        // A broken symbol table leaves the address without a name, which is what it is then.
-        let _ = name_from(file, false, located, addresses, &unnamed, debug_dirs, demangler, &mut of);
+        // A broken symbol table leaves the address with the name that it has.
+        let _ = name_from(file, false, located, addresses, &wanting, debug_dirs, demangler, &mut of);
     }
     Names { of, problem }
 }
@@ -61,6 +64,11 @@ pub(crate) fn names(
 /// Whether the physical function at an address has no name yet.
 fn is_unnamed(of: &[Vec<Name>], at: usize) -> bool {
     of.get(at).and_then(|names| names.last()).is_none_or(|name| name.function.is_none())
+}
+
+/// Whether a symbol table can know a better name for the physical function at an address.
+fn is_wanting(of: &[Vec<Name>], at: usize) -> bool {
+    of.get(at).and_then(|names| names.last()).is_none_or(|name| name.function.is_none() || name.plain)
 }
 
 /// Fills in what one file knows of the addresses at the positions `which`.
@@ -129,17 +137,18 @@ fn accept(slot: &mut Vec<Name>, sym: &Sym<'_>, address: u64, code: &[Range<u64>]
     if !is_plausible(sym, address, code) {
         return;
     }
-    let function = name_of(&sym.name, demangler);
-    // An earlier file gave lines without a name: add the name alone.
-    if let Some(physical) = slot.last_mut() {
-        physical.function = physical.function.take().or(function);
+    let physical = named(&sym.name, sym.code_info.as_deref(), false, demangler);
+    // An earlier file knew the lines: add the name alone.
+    if let Some(known) = slot.last_mut() {
+        if known.function.is_none() || (known.plain && !physical.plain) {
+            known.function = physical.function;
+            known.plain = physical.plain;
+        }
         return;
     }
-    for inner in sym.inlined.iter().rev() {
-        let function = name_of(&inner.name, demangler);
-        slot.push(with_location(function, inner.code_info.as_ref(), true));
-    }
-    slot.push(with_location(function, sym.code_info.as_deref(), false));
+    let inlined = sym.inlined.iter().rev();
+    slot.extend(inlined.map(|inner| named(&inner.name, inner.code_info.as_ref(), true, demangler)));
+    slot.push(physical);
 }
 
 /// Linkers that drop a function leave its debug information behind, moved to address 0, where it can cover real
@@ -158,17 +167,14 @@ fn code_range(code: &[Range<u64>], address: u64) -> Option<&Range<u64>> {
     code.iter().find(|range| range.contains(&address))
 }
 
-fn name_of(name: &str, demangler: &mut Demangler) -> Option<String> {
-    (!name.is_empty()).then(|| demangler.demangle(name))
-}
-
-fn with_location(function: Option<String>, location: Option<&CodeInfo<'_>>, inlined: bool) -> Name {
+fn named(name: &str, location: Option<&CodeInfo<'_>>, inlined: bool, demangler: &mut Demangler) -> Name {
     let file = location.map(|location| location.to_path().to_string_lossy().into_owned());
     Name {
-        function,
+        function: (!name.is_empty()).then(|| demangler.demangle(name)),
         file: file.filter(|file| !file.is_empty() && file.len() <= MAX_PATH),
         // Line 0 is DWARF for "no line".
         line: location.and_then(|location| location.line).filter(|&line| line > 0),
         inlined,
+        plain: !name.starts_with("_Z") && !name.starts_with("_R"),
     }
 }

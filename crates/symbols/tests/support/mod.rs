@@ -55,17 +55,21 @@ pub fn build_id(file: &Path) -> Vec<u8> {
 
 /// Return addresses of the calls in the functions whose symbol contains one of `functions`, by objdump.
 pub fn call_sites(file: &Path, functions: &[&str]) -> Vec<u64> {
-    let listing = run("objdump", &["-d", "--no-show-raw-insn", text_of(file)]);
-    let (mut inside, mut after_call, mut sites) = (false, false, Vec::new());
+    let listing = run("objdump", &["-d", text_of(file)]);
+    let (mut inside, mut sites) = (false, Vec::new());
     for line in listing.lines() {
         if let Some(name) = line.strip_suffix(">:") {
             inside = functions.iter().any(|function| name.contains(function));
         }
-        let Some((address, instruction)) = line.split_once(":\t") else { continue };
-        if after_call {
-            sites.push(u64::from_str_radix(address.trim(), 16).unwrap());
+        // "  address:<tab>bytes of the instruction<tab>instruction"
+        let columns: Vec<&str> = line.split('\t').collect();
+        if let [address, bytes, instruction] = columns[..]
+            && inside
+            && instruction.starts_with("call")
+        {
+            let address = u64::from_str_radix(address.trim().trim_end_matches(':'), 16).unwrap();
+            sites.push(address + bytes.split_whitespace().count() as u64);
         }
-        after_call = inside && instruction.starts_with("call");
     }
     assert!(!sites.is_empty(), "no calls in {functions:?} of {}", file.display());
     sites
