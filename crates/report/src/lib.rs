@@ -5,12 +5,17 @@
 //! renderer escapes them for its own format and bounds their length.
 
 mod escape;
+mod flamegraph;
+mod folded;
 mod json;
+pub mod layout;
 mod sparkline;
 mod text;
 mod time;
 mod units;
 
+pub use flamegraph::flamegraph;
+pub use folded::folded;
 pub use json::json;
 pub use leakscope_profile::View;
 pub use text::{TextOptions, text};
