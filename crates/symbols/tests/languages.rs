@@ -126,10 +126,20 @@ int main(int argc, char **argv) {
 "#,
 );
 
-/// Spaces aside, as demanglers differ in them, and references (cpp_demangle loses those of forwarded packs).
-fn squeezed(told: Told) -> Told {
-    let squeeze = |name: String| name.replace([' ', '&'], "");
-    told.into_iter().map(|(function, file, line)| (function.map(squeeze), file, line)).collect()
+/// The name without spaces, as demanglers differ in them, and without parameters: cpp_demangle loses the first of
+/// a constructor template's and the references in a forwarded pack.
+fn essence(name: &str) -> String {
+    let name: String = name.split(" [clone").next().unwrap().split_whitespace().collect();
+    let name = name.strip_suffix("const").unwrap_or(&name);
+    let mut depth = 0;
+    for (at, c) in name.char_indices().rev() {
+        depth += i32::from(c == ')') - i32::from(c == '(');
+        if depth == 0 {
+            let is_parameters = c == '(' && !name[..at].ends_with("operator");
+            return name[..if is_parameters { at } else { name.len() }].to_owned();
+        }
+    }
+    name.to_owned()
 }
 
 #[test]
@@ -140,14 +150,15 @@ fn cpp_templates_constructors_and_lambdas_are_named_as_addr2line_names_them() {
         let sites = call_sites(&program, &["cache", "with_lambda", "<main>"]);
         let symbols = symbolize(&profile_of(module_of(&program), &sites), &Options::default()).unwrap();
         for &site in &sites {
-            let (ours, oracle) = (squeezed(told(&symbols, BIAS, site)), squeezed(addr2line(&program, site)));
+            let (ours, oracle) = (told(&symbols, BIAS, site), addr2line(&program, site));
             // A clean-up without a line has no inlined functions here; that it is in the right function counts.
             let from = if oracle[0].1.is_none() { oracle.len() - 1 } else { 0 };
             assert_eq!(ours.len(), oracle.len() - from, "{ours:?} {oracle:?} at {site:#x} with {level}");
             for (ours, oracle) in ours.iter().zip(&oracle[from..]) {
                 let (name, known) = (ours.0.as_deref().unwrap(), oracle.0.as_deref().unwrap());
+                let (name, known) = (essence(name), essence(known));
                 // Names local to a file are bare in the debug information; the symbol table knows them fully.
-                assert!(name.contains(known), "{name} for {known}");
+                assert!(name.ends_with(&known), "{name} for {known}");
                 assert!(from > 0 || (&ours.1, ours.2) == (&oracle.1, oracle.2), "{ours:?} for {oracle:?}");
             }
         }
