@@ -2,48 +2,71 @@
 
 use crate::Frame;
 
+/// Names of the allocator's own functions.
+const ALLOCATOR_FUNCTIONS: &[&str] = &[
+    "malloc",
+    "calloc",
+    "realloc",
+    "reallocarray",
+    "free",
+    "cfree",
+    "posix_memalign",
+    "aligned_alloc",
+    "memalign",
+    "valloc",
+    "pvalloc",
+    "mmap",
+    "mmap64",
+    "mremap",
+    "__rust_alloc",
+    "__rust_alloc_zeroed",
+    "__rust_realloc",
+    "__rdl_alloc",
+    "__rdl_alloc_zeroed",
+    "__rdl_realloc",
+    "exchange_malloc",
+];
+/// How longer names of the allocator begin.
+const ALLOCATOR_PREFIXES: &[&str] = &[
+    "operator new",
+    "std::allocator<",
+    "std::__new_allocator<",
+    "__gnu_cxx::new_allocator<",
+    "std::allocator_traits<",
+    "std::__allocate_guarded",
+    "alloc::alloc::",
+    "<alloc::alloc::Global",
+    "__rustc::__rust_",
+    "__rustc::__rdl_",
+    "std::sys::alloc::",
+    "std::alloc::",
+    "<std::alloc::System",
+    "core::alloc::",
+];
+
 /// Whether a demangled function name is the allocator's own, so that a report should start at its caller:
 /// C's allocation functions, `operator new`, the standard libraries' allocator adaptors.
 pub fn is_allocator_function(name: &str) -> bool {
-    const EXACT: &[&str] = &[
-        "malloc",
-        "calloc",
-        "realloc",
-        "reallocarray",
-        "free",
-        "cfree",
-        "posix_memalign",
-        "aligned_alloc",
-        "memalign",
-        "valloc",
-        "pvalloc",
-        "mmap",
-        "mmap64",
-        "mremap",
-        "__rust_alloc",
-        "__rust_alloc_zeroed",
-        "__rust_realloc",
-        "__rdl_alloc",
-        "__rdl_alloc_zeroed",
-        "__rdl_realloc",
-        "exchange_malloc",
-    ];
-    const PREFIXES: &[&str] = &[
-        "operator new",
-        "std::allocator<",
-        "std::__new_allocator<",
-        "__gnu_cxx::new_allocator<",
-        "std::allocator_traits<",
-        "std::__allocate_guarded",
-        "alloc::alloc::",
-        "<alloc::alloc::Global",
-        "__rustc::__rust_",
-        "__rustc::__rdl_",
-        "std::sys::alloc::",
-        "std::alloc::",
-        "core::alloc::",
-    ];
-    EXACT.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    ALLOCATOR_FUNCTIONS.contains(&name) || ALLOCATOR_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// A regular expression (RE2 and most others) that matches whole names exactly as [`is_allocator_function`] does, for
+/// formats that carry one.
+pub fn allocator_function_pattern() -> String {
+    let exact = ALLOCATOR_FUNCTIONS.iter().map(|name| escaped(name));
+    let prefixes = ALLOCATOR_PREFIXES.iter().map(|prefix| escaped(prefix) + ".*");
+    exact.chain(prefixes).collect::<Vec<_>>().join("|")
+}
+
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if r"\.+*?()|[]{}^$".contains(c) {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out
 }
 
 /// Whether a frame lies in a standard library, so that the line to blame is further out: the C, C++ and Rust
@@ -144,6 +167,14 @@ mod tests {
         assert!(is_allocator_function("malloc"));
         assert!(!is_allocator_function("malloc_users_request"));
         assert!(!is_allocator_function("std::vector<int>::push_back(int&&)"));
+    }
+
+    #[test]
+    fn the_pattern_holds_every_name_with_its_metacharacters_escaped() {
+        let pattern = allocator_function_pattern();
+        assert!(pattern.starts_with("malloc|calloc|"), "{pattern}");
+        assert!(pattern.contains("|operator new.*|std::allocator<.*|"), "{pattern}");
+        assert_eq!(escaped("a.b(c)*"), r"a\.b\(c\)\*");
     }
 
     fn frame(function: &str, file: &str, module: &str) -> Frame {
