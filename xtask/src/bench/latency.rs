@@ -30,7 +30,7 @@ pub fn measure(bench: &Bench) -> Result<Option<Section>> {
     }
     let mut section = Section {
         title: "Latency of a malloc and a free".to_owned(),
-        about: "Nanoseconds of single pairs of `churn-1`, each timed by the processor's time stamp counter (which itself \
+        about: "Times of single pairs of `churn-1`, each timed by the processor's time stamp counter (which itself \
                 takes some 20 ns). The worst of two million includes whatever else the machine did."
             .to_owned(),
         columns: ["condition", "tool", "mean", "99.9th percentile", "worst"].map(str::to_owned).to_vec(),
@@ -84,9 +84,15 @@ fn sample(bench: &Bench, condition: Condition) -> Result<Vec<(Tool, Vec<String>)
             }
         }
     }
-    let show =
-        |column: &Vec<f64>| Spread::of(column.iter().copied()).map_or_else(String::new, |s| s.show(0, false));
-    Ok(tools.into_iter().zip(samples.iter().map(|columns| columns.iter().map(show).collect())).collect())
+    let show = |columns: &[Vec<f64>; 3]| {
+        let [mean, p999, worst] = columns.each_ref().map(|column| Spread::of(column.iter().copied()));
+        let worst = worst.map(|s| Spread { median: s.median / 1e3, min: s.min / 1e3, max: s.max / 1e3, ..s });
+        let show = |spread: Option<Spread>, unit: &str| {
+            spread.map_or_else(String::new, |spread| format!("{} {unit}", spread.show(0, false)))
+        };
+        vec![show(mean, "ns"), show(p999, "ns"), show(worst, "us")]
+    };
+    Ok(tools.into_iter().zip(samples.iter().map(show)).collect())
 }
 
 /// Writes and flushes half a GiB over and over.

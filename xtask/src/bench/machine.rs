@@ -17,7 +17,7 @@ pub fn describe(root: &Path) -> Vec<String> {
             "system: {}, {}, {}",
             system.trim_matches('"'),
             first_line("uname", &["-sr"]),
-            first_line("ldd", &["--version"])
+            first_line("getconf", &["GNU_LIBC_VERSION"])
         ),
         format!("compilers: {}; {}", first_line("gcc", &["--version"]), first_line("rustc", &["--version"])),
         format!("leakscope: {}", revision(root)),

@@ -22,7 +22,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{packages, workspace};
 use child::progress;
-use table::document;
+use table::{Section, document};
 use tool::{Tool, Tools};
 
 /// Options of `cargo xtask bench overhead`.
@@ -55,6 +55,9 @@ struct Bench {
     only: Vec<String>,
 }
 
+/// One group of benchmarks; none if `--only` leaves nothing of it.
+type Measure = fn(&Bench) -> Result<Option<Section>>;
+
 /// Measures, prints the tables, and writes `bench/overhead.md` if all was measured in full.
 ///
 /// # Errors
@@ -77,27 +80,45 @@ pub fn overhead(args: &OverheadArgs) -> Result<bool> {
         quick: args.quick,
         only: args.only.clone(),
     };
+    let groups: [(&str, Measure); 7] = [
+        ("churn and its relatives", synthetic::measure),
+        ("real programs", programs::measure),
+        ("redis", redis::measure),
+        ("heap file", heap_file::measure),
+        ("start-up", startup::measure),
+        ("latency", latency::measure),
+        ("fork", fork::measure),
+    ];
     let mut sections = Vec::new();
-    sections.extend(synthetic::measure(&bench)?);
-    sections.extend(programs::measure(&bench)?);
-    sections.extend(redis::measure(&bench)?);
-    sections.extend(heap_file::measure(&bench)?);
-    sections.extend(startup::measure(&bench)?);
-    sections.extend(latency::measure(&bench)?);
-    sections.extend(fork::measure(&bench)?);
+    let mut failed = false;
+    for (name, measure) in groups {
+        match measure(&bench) {
+            Ok(section) => sections.extend(section),
+            // What else was measured in all these minutes is worth showing.
+            Err(error) => {
+                eprintln!("xtask: {name}: {error:#}");
+                failed = true;
+            }
+        }
+    }
+    if failed && sections.is_empty() {
+        return Ok(false);
+    }
     if sections.is_empty() {
         bail!("no benchmark is called {}", args.only.join(" or "));
     }
     let absent = bench.tools.absent.iter().map(|why| format!("not measured: {why}"));
     let text = document(&machine::describe(&root), &absent.collect::<Vec<_>>(), &sections);
     println!("{text}");
-    if args.quick || !args.only.is_empty() || !args.tools.is_empty() {
+    if failed {
+        progress("something failed; bench/overhead.md stays as it is");
+    } else if args.quick || !args.only.is_empty() || !args.tools.is_empty() {
         progress("a partial run; bench/overhead.md stays as it is");
     } else {
         let path = root.join("bench/overhead.md");
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    Ok(true)
+    Ok(!failed)
 }
 
 fn compile(root: &Path, target: &Path, name: &str, frame_pointers: &str) -> Result<PathBuf> {
