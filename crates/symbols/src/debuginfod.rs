@@ -9,10 +9,12 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long to wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// What a server must deliver within the timeout, in bytes.
+const MIN_PART: u64 = 100 << 10;
 /// How long a recorded "no server has it" is believed.
 const MISS_LIFETIME: Duration = Duration::from_secs(600);
 
@@ -23,22 +25,30 @@ pub struct Debuginfod {
     pub urls: Vec<String>,
     /// Directory of the cache; none: nothing is fetched.
     pub cache: Option<PathBuf>,
-    /// Longest time for one file.
+    /// How long a server may take for its answer and the first 100 KiB of a file, and between two parts of it.
     pub timeout: Duration,
+    /// Longest time for one file.
+    pub max_time: Duration,
     /// Largest file that is fetched, in bytes.
     pub max_size: u64,
 }
 
 impl Default for Debuginfod {
-    /// No servers, no cache, the limits of elfutils' client (90 seconds) and 2 GiB.
+    /// No servers, no cache; 90 seconds of patience as elfutils' client has, ten minutes and 2 GiB for a file.
     fn default() -> Self {
-        Debuginfod { urls: Vec::new(), cache: None, timeout: Duration::from_secs(90), max_size: 2 << 30 }
+        Debuginfod {
+            urls: Vec::new(),
+            cache: None,
+            timeout: Duration::from_secs(90),
+            max_time: Duration::from_secs(600),
+            max_size: 2 << 30,
+        }
     }
 }
 
 impl Debuginfod {
     /// What the environment asks for: `DEBUGINFOD_URLS`, `DEBUGINFOD_CACHE_PATH` (else below `XDG_CACHE_HOME` or
-    /// `~/.cache`), `DEBUGINFOD_TIMEOUT` in seconds, `DEBUGINFOD_MAXSIZE` in bytes.
+    /// `~/.cache`), `DEBUGINFOD_TIMEOUT` and `DEBUGINFOD_MAXTIME` in seconds, `DEBUGINFOD_MAXSIZE` in bytes.
     pub fn from_env() -> Self {
         let text = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let path = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
@@ -54,6 +64,7 @@ impl Debuginfod {
                 .unwrap_or_default(),
             cache,
             timeout: number("DEBUGINFOD_TIMEOUT").map_or(defaults.timeout, Duration::from_secs),
+            max_time: number("DEBUGINFOD_MAXTIME").map_or(defaults.max_time, Duration::from_secs),
             max_size: number("DEBUGINFOD_MAXSIZE").unwrap_or(defaults.max_size),
         }
     }
@@ -99,7 +110,7 @@ impl<'a> Client<'a> {
                 Ok(false) => {}
                 Err(failure) => {
                     // Do not wait for a dead server once per module.
-                    if matches!(failure, Failure::Server(_)) {
+                    if matches!(failure, Failure::Server(_) | Failure::Io(_)) {
                         unreachable.push(server);
                     }
                     problems.push(format!("debuginfod {server}: {failure}"));
@@ -126,7 +137,7 @@ impl<'a> Client<'a> {
         file: &Path,
     ) -> Result<bool, Failure> {
         let url = format!("{}/buildid/{}/debuginfo", server.trim_end_matches('/'), hex(build_id));
-        let agent = self.agents.for_url(&url, self.options.timeout).map_err(Failure::Server)?;
+        let agent = self.agents.for_url(&url, self.options).map_err(Failure::Server)?;
         let response = agent.get(&url).call().map_err(|error| Failure::Server(error.to_string()))?;
         match response.status().as_u16() {
             200 => {}
@@ -141,7 +152,7 @@ impl<'a> Client<'a> {
         let mut body = body.into_with_config().limit(u64::MAX).reader().take(max.saturating_add(1));
         create_private_dir(directory)?;
         let mut partial = tempfile::NamedTempFile::new_in(directory)?;
-        if io::copy(&mut body, &mut partial)? > max {
+        if copy_in_time(&mut body, &mut partial, self.options.timeout)? > max {
             return Err(Failure::TooLarge(max));
         }
         match ElfFile::read(partial.path()) {
@@ -172,6 +183,24 @@ enum Failure {
     BadFile(String),
 }
 
+/// Copies all, unless the first part does not come in time.
+fn copy_in_time(from: &mut impl io::Read, to: &mut impl io::Write, timeout: Duration) -> io::Result<u64> {
+    let start = Instant::now();
+    let mut buffer = vec![0; 1 << 16];
+    let mut total = 0;
+    loop {
+        let count = from.read(&mut buffer)?;
+        to.write_all(buffer.get(..count).unwrap_or_default())?;
+        total += count as u64;
+        if count == 0 {
+            return Ok(total);
+        }
+        if total < MIN_PART && start.elapsed() > timeout {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "too slow"));
+        }
+    }
+}
+
 fn is_recent_miss(file: &Path) -> bool {
     let Ok(metadata) = fs::metadata(file) else { return false };
     let age = metadata.modified().ok().and_then(|time| time.elapsed().ok());
@@ -190,24 +219,26 @@ struct Agents {
 }
 
 impl Agents {
-    fn for_url(&mut self, url: &str, timeout: Duration) -> Result<ureq::Agent, String> {
+    fn for_url(&mut self, url: &str, options: &Debuginfod) -> Result<ureq::Agent, String> {
         if url.starts_with("https://") {
             if self.secure.is_none() {
-                self.secure = Some(agent(timeout, Some(tls_config()?)));
+                self.secure = Some(agent(options, Some(tls_config()?)));
             }
             return self.secure.clone().ok_or_else(|| "no TLS".to_owned());
         }
         if !url.starts_with("http://") {
             return Err("only http and https addresses are supported".to_owned());
         }
-        Ok(self.plain.get_or_insert_with(|| agent(timeout, None)).clone())
+        Ok(self.plain.get_or_insert_with(|| agent(options, None)).clone())
     }
 }
 
-fn agent(timeout: Duration, tls: Option<ureq::tls::TlsConfig>) -> ureq::Agent {
+fn agent(options: &Debuginfod, tls: Option<ureq::tls::TlsConfig>) -> ureq::Agent {
     let mut config = ureq::Agent::config_builder()
-        .timeout_connect(Some(CONNECT_TIMEOUT.min(timeout)))
-        .timeout_global(Some(timeout))
+        .timeout_connect(Some(CONNECT_TIMEOUT.min(options.timeout)))
+        .timeout_recv_response(Some(options.timeout))
+        .timeout_per_read(Some(options.timeout))
+        .timeout_global(Some(options.max_time))
         .http_status_as_error(false)
         .user_agent(concat!("leakscope/", env!("CARGO_PKG_VERSION")));
     if let Some(tls) = tls {

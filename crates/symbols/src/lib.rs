@@ -11,6 +11,7 @@ mod elf;
 mod guard;
 mod locate;
 mod names;
+mod running;
 
 pub use debuginfod::Debuginfod;
 
@@ -42,6 +43,8 @@ pub struct Options {
     pub debuginfod: Debuginfod,
     /// Where the modules' paths are looked up.
     pub root: PathBuf,
+    /// Where a process that still runs is looked up, for its files that were deleted or replaced.
+    pub proc: PathBuf,
 }
 
 impl Default for Options {
@@ -52,6 +55,7 @@ impl Default for Options {
             debug_dirs: Vec::new(),
             debuginfod: Debuginfod::default(),
             root: PathBuf::from("/"),
+            proc: PathBuf::from("/proc"),
         }
     }
 }
@@ -108,7 +112,7 @@ pub fn symbolize(profile: &Profile, options: &Options) -> Result<Symbols, Error>
     }
     let stand_in = StandInFor::find(profile, options)?;
     let mut symbols = Symbols::default();
-    let mut finder = Finder::new(options, profile.process.start_time);
+    let mut finder = Finder::new(options, &profile.process);
     let mut groups = Vec::new();
     for (module, addresses) in group(profile, &mut symbols) {
         let stand_in = stand_in.as_ref().filter(|stand_in| stand_in.is_for(module)).map(|found| &found.file);

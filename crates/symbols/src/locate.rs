@@ -6,7 +6,8 @@
 use crate::Options;
 use crate::debuginfod::Client;
 use crate::elf::{ElfError, ElfFile, debug_link_crc, hex};
-use leakscope_profile::Module;
+use crate::running::Running;
+use leakscope_profile::{End, Module, Process};
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs;
@@ -66,15 +67,19 @@ pub(crate) struct Finder<'a> {
     index: Option<HashMap<Vec<u8>, Vec<PathBuf>>>,
     debuginfod: Client<'a>,
     process_start: Option<SystemTime>,
+    /// The process, unless it has ended.
+    running: Option<Running>,
 }
 
 impl<'a> Finder<'a> {
-    /// `process_start` is when the profiled process started, to recognize files that are newer.
-    pub(crate) fn new(options: &'a Options, process_start: Option<SystemTime>) -> Self {
+    /// For the modules of `process`.
+    pub(crate) fn new(options: &'a Options, process: &Process) -> Self {
         let system = SYSTEM_DEBUG_DIRS.iter().map(|dir| options.root.join(dir));
         let debug_dirs = options.debug_dirs.iter().cloned().chain(system).collect();
         let debuginfod = Client::new(&options.debuginfod);
-        Finder { options, debug_dirs, index: None, debuginfod, process_start }
+        let running = (process.end == End::Running && process.pid != 0)
+            .then(|| Running::new(options.proc.join(process.pid.to_string())));
+        Finder { options, debug_dirs, index: None, debuginfod, process_start: process.start_time, running }
     }
 
     /// All directories of debug files.
@@ -97,6 +102,16 @@ impl<'a> Finder<'a> {
             OnDisk::Gone => "not found".to_owned(),
             OnDisk::Unreadable(error) => error.to_string(),
         };
+        if files.is_empty()
+            && !module.build_id.is_empty()
+            && let Some(running) = &mut self.running
+        {
+            for path in running.files(module) {
+                if files.is_empty() {
+                    push_if_same(&mut files, path, &module.build_id);
+                }
+            }
+        }
         if !has_dwarf(&files) {
             self.find_debug_files(module, &mut files);
         }

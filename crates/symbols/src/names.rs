@@ -48,7 +48,8 @@ pub(crate) fn names(
     if let Some(debug) = &located.debug {
         problem = name_from(debug, true, located, addresses, &in_code, debug_dirs, demangler, &mut of)
             .err()
-            .map(|error| format!("the debug information in {} is unusable: {error}", debug.display()));
+            .map(|error| format!("the debug information in {} is unusable: {error}", debug.display()))
+            .or_else(|| sparse(&of, &in_code));
     }
     for file in &located.symbols {
         let wanting: Vec<usize> = in_code.iter().copied().filter(|&at| is_wanting(&of, at)).collect();
@@ -59,6 +60,15 @@ pub(crate) fn names(
         let _ = name_from(file, false, located, addresses, &wanting, debug_dirs, demangler, &mut of);
     }
     Names { of, problem }
+}
+
+/// What to say of debug information that is there but tells little: that of a runtime's or a library's few files
+/// linked into a program compiled without.
+fn sparse(of: &[Vec<Name>], in_code: &[usize]) -> Option<String> {
+    let has_line =
+        |at: &&usize| of.get(**at).is_some_and(|names| names.iter().any(|name| name.line.is_some()));
+    let (lines, all) = (in_code.iter().filter(has_line).count(), in_code.len());
+    (lines < all / 2).then(|| format!("debug information for only {lines} of {all} addresses"))
 }
 
 /// Whether the physical function at an address has no name yet.
@@ -147,8 +157,10 @@ fn accept(slot: &mut Vec<Name>, sym: &Sym<'_>, address: u64, code: &[Range<u64>]
         return;
     }
     let inlined = sym.inlined.iter().rev();
-    slot.extend(inlined.map(|inner| named(&inner.name, inner.code_info.as_ref(), true, demangler)));
-    slot.push(physical);
+    let inlined = inlined.map(|inner| named(&inner.name, inner.code_info.as_ref(), true, demangler));
+    // All at once: a panic on the way must not leave half a stack.
+    let functions = inlined.collect::<Vec<_>>().into_iter().chain([physical]).collect();
+    *slot = functions;
 }
 
 /// Linkers that drop a function leave its debug information behind, moved to address 0, where it can cover real

@@ -2,10 +2,12 @@
 
 mod support;
 
-use leakscope_profile::{CodeAddress, Module, Profile, Site, Symbols};
+use leakscope_profile::{CodeAddress, End, Module, Profile, Site, Symbols};
 use leakscope_symbols::{Error, Options, symbolize};
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use support::*;
 
 /// A stripped program, the file with its debug information, and a call in `outer`.
@@ -318,4 +320,48 @@ fn pipes_devices_and_paths_that_lead_out_of_the_root_are_not_opened() {
         let symbols = symbolize(&profile_of(module, &[0x1000]), &Options::default()).unwrap();
         assert_eq!(symbols.missing.len(), 1, "{path:?}");
     }
+}
+
+#[test]
+fn a_program_replaced_on_disk_while_it_runs_is_still_named() {
+    let shop = Workshop::new();
+    let program = shop.compile("gcc", ("wait.c", WAITING), "wait", &["-g", "-O2"]);
+    let site = call_sites(&program, &["<main"])[0];
+    let (module, oracle) = (module_of(&program), addr2line(&program, site));
+    let mut child = Command::new(&program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    // It has said something, so it is no longer the test in the middle of starting it.
+    child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    fs::remove_file(&program).unwrap();
+    shop.compile("gcc", C, "wait", &["-g", "-O2"]);
+    let mut profile = profile_of(module, &[site]);
+    profile.process.pid = child.id();
+    let while_running = symbolize(&profile, &Options::default()).unwrap();
+    drop(child.stdin.take());
+    assert!(child.wait().unwrap().success());
+    assert_eq!(told(&while_running, BIAS, site), oracle);
+    assert_eq!(while_running.missing, []);
+    // Ended, as the profile says: whoever has the pid now is not asked.
+    profile.process.pid = std::process::id();
+    profile.process.end = End::Exited(0);
+    let after = symbolize(&profile, &Options::default()).unwrap();
+    assert_eq!(told(&after, BIAS, site), [(None, None, None)]);
+}
+
+/// Says that it runs and then waits for the end of its input.
+const WAITING: &str = "#include <stdio.h>\nint main(void) {\n    putchar('x');\n    fflush(stdout);\n    \
+                       return getchar() == EOF ? 0 : 1;\n}\n";
+
+#[test]
+fn a_program_with_debug_information_for_a_small_part_says_so() {
+    let shop = Workshop::new();
+    let known =
+        shop.compile("gcc", ("part.c", "int part(int n) { return n + 1; }\n"), "part.o", &["-g", "-c"]);
+    let program = shop.compile("gcc", C, "leak", &["-O1", text_of(&known)]);
+    let sites = call_sites(&program, &["<make_buffer", "<outer", "<main"]);
+    assert!(sites.len() > 3);
+    let symbols = symbolize(&profile_of(module_of(&program), &sites), &Options::default()).unwrap();
+    let function = told(&symbols, BIAS, sites[0]).pop().unwrap().0;
+    assert_eq!(function.as_deref(), Some("make_buffer"), "the symbol table still names it");
+    let reason = &symbols.missing[0].reason;
+    assert_eq!(*reason, format!("debug information for only 0 of {} addresses", sites.len()));
 }
