@@ -70,7 +70,9 @@ impl Drop for Server {
 fn serve(mut stream: TcpStream, answer: &Answer, seen: &Mutex<Vec<String>>) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let mut request = String::new();
-    reader.read_line(&mut request).unwrap();
+    if reader.read_line(&mut request).is_err() {
+        return; // Not text: somebody speaks TLS.
+    }
     seen.lock().unwrap().push(request.trim().to_owned());
     let mut line = String::new();
     while reader.read_line(&mut line).unwrap() > 2 {
@@ -227,4 +229,15 @@ fn a_server_that_is_not_there_is_said_so() {
         "{}",
         symbols.missing[0]
     );
+}
+
+#[test]
+fn a_server_that_does_not_speak_tls_is_said_so() {
+    let case = Case::new();
+    let server = Server::new(Answer::File(case.debug.clone()));
+    let url = server.url.replace("http://", "https://");
+    let symbols = case.symbolize(&[&url], LARGE);
+    assert!(!case.is_full(&symbols));
+    assert!(symbols.missing[0].reason.contains(&format!("debuginfod {url}: ")), "{}", symbols.missing[0]);
+    assert_eq!(server.requests(), [""; 0]);
 }
