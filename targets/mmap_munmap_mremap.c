@@ -35,7 +35,7 @@ int main(void) {
     moved = mremap(moved, 2 * page, 600 * page, MREMAP_MAYMOVE); // MAPPED bytes=2457600 blocks=1
     check(moved != MAP_FAILED && moved[0] == 'm');
     errno = 0;
-    check(mremap(moved, 600 * page, (size_t)1 << 60, MREMAP_MAYMOVE) == MAP_FAILED && errno == ENOMEM);
+    check(mremap(moved, 600 * page, (size_t)1 << 46, MREMAP_MAYMOVE) == MAP_FAILED && errno == ENOMEM);
 
     int file = open("/proc/self/exe", O_RDONLY);
     check(mmap(NULL, page, PROT_READ, MAP_PRIVATE, file, 0) != MAP_FAILED);

@@ -3,5 +3,13 @@
 //! One binary, since each further one would be linked again. The target programs are in `targets/` of the repository; what
 //! must be reported of them stands beside their code. No test asserts how long something takes.
 
+mod bad_input;
+mod hazards_c;
+mod hazards_cpp;
+mod hazards_processes;
+mod hazards_rust;
+mod kill;
 mod oracle;
+mod real_programs;
+mod run_contract;
 mod support;

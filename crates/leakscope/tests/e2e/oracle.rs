@@ -23,7 +23,12 @@ fn tags<'a>(text: &'a str, tag: &str) -> Vec<&'a str> {
 }
 
 /// What memcheck finds unfreed, by place.
-fn memcheck(valgrind: &Path, command: &[PathBuf], arguments: &[&str], sources: &[String]) -> BTreeMap<Place, Found> {
+fn memcheck(
+    valgrind: &Path,
+    command: &[PathBuf],
+    arguments: &[&str],
+    sources: &[String],
+) -> BTreeMap<Place, Found> {
     let directory = Directory::new();
     let xml = directory.join("memcheck.xml");
     let outcome = run(Command::new(valgrind)

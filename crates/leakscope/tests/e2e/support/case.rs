@@ -16,7 +16,6 @@ pub struct Case {
     env: Vec<(OsString, OsString)>,
     builds: Vec<Vec<&'static str>>,
     status: i32,
-    process: &'static str,
     checks_main: bool,
 }
 
@@ -33,7 +32,9 @@ pub struct Ran {
 /// The target program `source`.
 pub fn case(source: &str) -> Case {
     let builds = match source.rsplit_once('.') {
-        Some((_, "rs")) => vec![vec!["-C", "opt-level=0"], vec!["-C", "opt-level=2", "-C", "codegen-units=1"]],
+        Some((_, "rs")) => {
+            vec![vec!["-C", "opt-level=0"], vec!["-C", "opt-level=2", "-C", "codegen-units=1"]]
+        }
         Some((_, "cpp")) => vec![vec!["-O0", "-std=c++20"]],
         _ => vec![vec!["-O0"], vec!["-O2"]],
     };
@@ -45,7 +46,6 @@ pub fn case(source: &str) -> Case {
         env: Vec::new(),
         builds,
         status: 0,
-        process: "main",
         checks_main: true,
     }
 }
@@ -88,12 +88,6 @@ impl Case {
         self
     }
 
-    /// The marks' name of the process that the command's own report is about.
-    pub fn process(mut self, process: &'static str) -> Case {
-        self.process = process;
-        self
-    }
-
     /// Leaves the command's own report to the test.
     pub fn report_unchecked(mut self) -> Case {
         self.checks_main = false;
@@ -126,7 +120,7 @@ impl Case {
         assert!(outcome.stderr.starts_with(&native.stderr), "{what}: standard error {}", outcome.err());
         let ran = Ran { native, traced, sources: self.sources.clone() };
         if self.checks_main {
-            ran.check_marks(&ran.traced.report(), self.process, &what);
+            ran.check_marks(&ran.traced.report(), "main", &what);
         }
         ran
     }

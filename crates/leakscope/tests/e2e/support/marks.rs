@@ -152,7 +152,8 @@ pub fn differences(marks: &Marks, found: &BTreeMap<Place, Found>, only_inuse: bo
         let other = if *mapped { here.heap } else { here.mapped };
         let mut compare = |what: &str, expected: Option<u64>, found: u64| {
             if expected.is_some_and(|expected| expected != found) {
-                differences.push(format!("{file}:{line}: {what}: expected {}, found {found}", expected.unwrap()));
+                differences
+                    .push(format!("{file}:{line}: {what}: expected {}, found {found}", expected.unwrap()));
             }
         };
         compare("in use of the other kind", Some(0), other.0);

@@ -5,6 +5,7 @@ pub mod case;
 pub mod directory;
 pub mod marks;
 pub mod process;
+pub mod random;
 pub mod report;
 pub mod traced;
 
@@ -23,7 +24,9 @@ pub fn is_root() -> bool {
 pub fn find_program(names: &[&str]) -> Option<std::path::PathBuf> {
     let mut directories = vec!["/usr/bin".into(), "/usr/sbin".into(), "/bin".into(), "/sbin".into()];
     directories.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
-    names.iter().find_map(|name| directories.iter().map(|directory| directory.join(name)).find(|p| p.is_file()))
+    names
+        .iter()
+        .find_map(|name| directories.iter().map(|directory| directory.join(name)).find(|p| p.is_file()))
 }
 
 /// The path of `name`, or a failed test that says which Debian package has it.

@@ -99,11 +99,18 @@ impl Report {
         assert_eq!(heap().map(|site| site.inuse_blocks).sum::<u64>(), totals.inuse_blocks, "blocks in use");
         assert_eq!(heap().map(|site| site.allocated_bytes).sum::<u64>(), totals.allocated_bytes, "bytes");
         assert_eq!(heap().map(|site| site.allocated_blocks).sum::<u64>(), totals.allocated_blocks, "blocks");
-        assert_eq!(heap().map(|site| site.temporary_blocks).sum::<u64>(), totals.temporary_blocks, "temporary");
+        assert_eq!(
+            heap().map(|site| site.temporary_blocks).sum::<u64>(),
+            totals.temporary_blocks,
+            "temporary"
+        );
         for site in &self.sites {
             assert!(site.inuse_bytes <= site.allocated_bytes, "more in use than allocated: {site:?}");
             assert!(site.inuse_blocks <= site.allocated_blocks, "more in use than allocated: {site:?}");
-            assert!(site.temporary_blocks <= site.allocated_blocks, "more temporary than allocated: {site:?}");
+            assert!(
+                site.temporary_blocks <= site.allocated_blocks,
+                "more temporary than allocated: {site:?}"
+            );
             assert!(site.peak_bytes <= site.allocated_bytes, "higher than all that was allocated: {site:?}");
         }
         assert!(
@@ -118,7 +125,10 @@ impl Report {
         for frame in self.sites.iter().filter_map(|site| site.stack.first()) {
             let name = frame.function.as_deref().unwrap_or_default();
             assert!(!name.starts_with("leakscope"), "a frame of the tracer: {name}");
-            assert!(!["malloc", "calloc", "realloc", "free"].contains(&name), "a frame of the allocator: {name}");
+            assert!(
+                !["malloc", "calloc", "realloc", "free"].contains(&name),
+                "a frame of the allocator: {name}"
+            );
         }
     }
 

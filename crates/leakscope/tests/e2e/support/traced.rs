@@ -135,7 +135,11 @@ impl Traced {
     /// What leakscope itself said: the part of standard error after the program's own.
     pub fn said(&self, native: &Outcome) -> String {
         let own = self.outcome.stderr.strip_prefix(native.stderr.as_slice()).unwrap_or_else(|| {
-            panic!("the program's standard error differs:\n{}\n--- natively:\n{}", self.outcome.err(), native.err())
+            panic!(
+                "the program's standard error differs:\n{}\n--- natively:\n{}",
+                self.outcome.err(),
+                native.err()
+            )
         });
         String::from_utf8_lossy(own).into_owned()
     }
