@@ -1,6 +1,7 @@
 //! A profile's sites with their names, merged the way a reader tells them apart.
 
 use crate::{CodeAddress, Counts, Frame, Kind, Profile, Symbols, View, is_allocator_function};
+use std::cmp::Ordering;
 use std::collections::HashMap;
 
 /// Index into [`NamedSites::frames`].
@@ -80,23 +81,44 @@ impl Profile {
             let counts = &site.counts;
             (view.value(counts), counts.inuse_bytes, counts.allocated_bytes, counts.allocated_blocks)
         };
-        // Frame numbers follow the order of the sites, which differs from run to run; names do not.
-        let names = |site: &NamedSite| -> Vec<_> {
-            let frame = |&id: &FrameId| {
-                let frame = &frames[id as usize];
-                (frame.function.clone(), frame.file.clone(), frame.line, frame.module.clone(), frame.address)
-            };
-            site.stack.iter().map(frame).collect()
+        let order = order_by_name(&frames);
+        let names = |site: &NamedSite, index: usize| -> Option<u32> {
+            site.stack.get(index).and_then(|&id| order.get(id as usize)).copied()
         };
         sites.sort_by(|a, b| {
+            let by_names = || {
+                let depths = 0..a.stack.len().max(b.stack.len());
+                let mut differences = depths.map(|index| names(a, index).cmp(&names(b, index)));
+                differences.find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
+            };
             rank(b)
                 .cmp(&rank(a))
                 .then(a.kind.cmp(&b.kind))
                 .then(a.truncated.cmp(&b.truncated))
-                .then_with(|| names(a).cmp(&names(b)))
+                .then_with(by_names)
         });
         NamedSites { frames, sites }
     }
+}
+
+/// Where each frame stands among all when sorted by name: frame numbers follow the order of the sites, which differs
+/// from run to run; names do not.
+fn order_by_name(frames: &[Frame]) -> Vec<u32> {
+    let mut sorted: Vec<_> = (0usize..).zip(frames).collect();
+    sorted.sort_unstable_by(|(_, a), (_, b)| {
+        let texts = a.function.cmp(&b.function).then_with(|| a.file.cmp(&b.file)).then(a.line.cmp(&b.line));
+        texts
+            .then_with(|| a.module.cmp(&b.module))
+            .then(a.address.cmp(&b.address))
+            .then(a.inlined.cmp(&b.inlined))
+    });
+    let mut order = vec![0; frames.len()];
+    for (position, (id, _)) in (0..).zip(sorted) {
+        if let Some(slot) = order.get_mut(id) {
+            *slot = position;
+        }
+    }
+    order
 }
 
 /// Gives every distinct frame a number, so that stacks are compared by numbers and strings are kept once.

@@ -17,7 +17,7 @@ mod units;
 
 pub use flamegraph::flamegraph;
 pub use folded::folded;
-pub use json::json;
+pub use json::{json, write_json};
 pub use leakscope_profile::View;
 pub use pprof::pprof;
 pub use text::{TextOptions, text};

@@ -4,7 +4,7 @@ mod common;
 
 use common::{add_up, counts, in_service, service};
 use leakscope_profile::*;
-use leakscope_report::json;
+use leakscope_report::{json, write_json};
 use serde_json::{Value, json};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -139,6 +139,34 @@ fn sites_are_sorted_by_the_view_and_equal_ones_in_a_fixed_order() {
     let forward = json(&profile, &symbols, View::InUse);
     profile.sites.reverse();
     assert_eq!(json(&profile, &symbols, View::InUse), forward);
+}
+
+#[test]
+fn what_is_written_is_the_value_in_the_order_of_the_documentation() {
+    let (profile, symbols) = service();
+    let mut written = Vec::new();
+    write_json(&profile, &symbols, View::Peak, &mut written).expect("a vector takes everything");
+    let read: Value = serde_json::from_slice(&written).expect("it is JSON");
+    assert_eq!(read, json(&profile, &symbols, View::Peak));
+    let text = String::from_utf8(written).expect("JSON is UTF-8");
+    assert!(text.starts_with("{\n  \"schema\": \"leakscope.report/1\",\n"), "{text}");
+    assert!(text.ends_with("}\n"), "{text}");
+}
+
+#[test]
+fn a_writer_that_fails_is_an_error() {
+    struct Full;
+    impl std::io::Write for Full {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::StorageFull.into())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let (profile, symbols) = service();
+    let error = write_json(&profile, &symbols, View::InUse, Full).expect_err("nothing can be written");
+    assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
 }
 
 #[test]
