@@ -69,6 +69,61 @@ fn escaped(text: &str) -> String {
     out
 }
 
+/// Whether a function is a well-known program's or library's own wrapper around the allocator, so that the line to
+/// blame is further out. Unlike the allocator's functions they stay in the stack.
+pub fn is_allocation_wrapper(name: &str) -> bool {
+    const EXACT: &[&str] = &[
+        "xmalloc",
+        "xcalloc",
+        "xrealloc",
+        "xzalloc",
+        "xstrdup",
+        "xstrndup",
+        "xmemdup",
+        "mallocWithAlarm",
+        "CRYPTO_malloc",
+        "CRYPTO_zalloc",
+        "CRYPTO_realloc",
+        "CRYPTO_strdup",
+        "ngx_alloc",
+        "ngx_calloc",
+        "ngx_memalign",
+        "ngx_palloc",
+        "ngx_palloc_large",
+        "ngx_pnalloc",
+        "ngx_pcalloc",
+        "apr_palloc",
+        "apr_pcalloc",
+    ];
+    const PREFIXES: &[&str] = &[
+        "g_malloc",
+        "g_realloc",
+        "g_try_malloc",
+        "g_strdup",
+        "g_slice_alloc",
+        "zmalloc",
+        "zcalloc",
+        "zrealloc",
+        "ztrymalloc",
+        "ztrycalloc",
+        "ztryrealloc",
+        "sqlite3Malloc",
+        "sqlite3MemMalloc",
+        "sqlite3Realloc",
+        "sqlite3DbMalloc",
+        "PyMem_",
+        "_PyMem_",
+        "PyObject_Malloc",
+        "PyObject_Calloc",
+        "PyObject_Realloc",
+        "_PyObject_Malloc",
+        "_PyObject_Calloc",
+        "_PyObject_Realloc",
+        "Perl_safesys",
+    ];
+    EXACT.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
 /// Whether a frame lies in a standard library, so that the line to blame is further out: the C, C++ and Rust
 /// libraries' own functions, also those inlined or instantiated into the program.
 pub fn is_library_frame(frame: &Frame) -> bool {
@@ -199,6 +254,16 @@ mod tests {
             ["stdio_init", "mystd::f()", "alloc_cache", "core_loop", "int parse<std::string>(int)", ""]
         {
             assert!(!is_library_frame(&frame(function, "src/a.c", "/srv/app")), "{function}");
+        }
+    }
+
+    #[test]
+    fn well_known_wrappers_are_told_from_their_callers() {
+        for name in ["xmalloc", "zmalloc_usable", "g_malloc0", "_PyMem_RawMalloc", "Perl_safesysmalloc"] {
+            assert!(is_allocation_wrapper(name), "{name}");
+        }
+        for name in ["cache_insert", "leak_malloc", "alloc", "PyDict_New", "malloc_stats_print"] {
+            assert!(!is_allocation_wrapper(name), "{name}");
         }
     }
 

@@ -8,7 +8,10 @@ mod named;
 mod symbols;
 mod view;
 
-pub use filter::{allocator_function_pattern, is_allocator_function, is_library_frame, is_start_frame};
+pub use filter::{
+    allocator_function_pattern, is_allocation_wrapper, is_allocator_function, is_library_frame,
+    is_start_frame,
+};
 pub use named::{FrameId, NamedSite, NamedSites};
 pub use symbols::{Frame, MissingDebugInfo, Symbols};
 pub use view::{UnknownView, View};

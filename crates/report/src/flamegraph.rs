@@ -8,7 +8,7 @@ use crate::escape::{frame_name, location, printable};
 use crate::folded::{MAPPED, NO_STACK, TRUNCATED};
 use crate::layout::{FlameBox, Layout, StackTree};
 use crate::units::{bytes, count, plural, share};
-use leakscope_profile::{Frame, Kind, NamedSites, Profile, Symbols, View, is_library_frame};
+use leakscope_profile::{Frame, Kind, NamedSites, Profile, Symbols, View, is_library_frame, is_start_frame};
 use serde_json::json;
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -103,7 +103,7 @@ fn label(frame: &Frame) -> Label {
     let hash = name.bytes().fold(0u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(u32::from(byte)));
     let class = if frame.function.is_none() {
         "unknown"
-    } else if is_library_frame(frame) {
+    } else if is_library_frame(frame) || is_start_frame(frame, None) {
         ["l0", "l1", "l2"][hash as usize % 3]
     } else {
         ["p0", "p1", "p2", "p3", "p4", "p5"][hash as usize % 6]

@@ -74,6 +74,23 @@ fn each_view_sorts_by_its_own_number_and_top_cuts_the_list() {
 }
 
 #[test]
+fn the_blame_goes_past_libraries_and_wrappers_but_they_stay_in_the_stack() {
+    let (mut profile, mut symbols) = one_site(counts((5, 1), (5, 1), (5, 1), 0));
+    let inner = [frame("xmalloc", "lib/xmalloc.c", 7), frame("std::string::append(char)", "", 0)];
+    symbols.frames.insert(in_service(1), [&inner[..], &[frame("load_config", "src/config.cc", 31)]].concat());
+    let report = plain(&profile, &symbols);
+    assert!(report.contains("all from load_config at src/config.cc:31\n"), "{report}");
+    assert!(report.contains("       xmalloc"), "{report}");
+    assert!(report.contains("     → load_config"), "{report}");
+    // Where there is nothing else, the innermost name.
+    symbols.frames.insert(in_service(1), inner.to_vec());
+    assert!(plain(&profile, &symbols).contains("all from xmalloc at lib/xmalloc.c:7\n"));
+    symbols.frames.clear();
+    profile.modules = vec![Module { path: "/srv/service".into(), ..Module::default() }];
+    assert!(plain(&profile, &symbols).contains("all from service+0x555555554001\n"));
+}
+
+#[test]
 fn a_very_deep_stack_is_shown_without_its_middle() {
     let mut symbols = Symbols::default();
     let stack: Vec<_> = (0..500).map(in_service).collect();

@@ -6,7 +6,8 @@ use super::{NAME_LIMIT, TextOptions};
 use crate::escape::{frame_name, location, printable};
 use crate::units::{bytes, count, plural, share};
 use leakscope_profile::{
-    End, Frame, Kind, NamedSite, NamedSites, Profile, View, is_library_frame, is_start_frame,
+    End, Frame, Kind, NamedSite, NamedSites, Profile, View, is_allocation_wrapper, is_library_frame,
+    is_start_frame,
 };
 use std::fmt::Write;
 
@@ -165,12 +166,14 @@ pub(super) fn blamed<'a>(named: &'a NamedSites, site: &'a NamedSite) -> Option<&
     frames.get(blamed_index(frames)?).copied()
 }
 
-/// The innermost frame that is the program's and has a name, else the innermost with a name, else the innermost.
+/// The innermost frame that is the program's, has a name and is no mere wrapper around `malloc`; else the innermost
+/// with a name; else the innermost.
 fn blamed_index(frames: &[&Frame]) -> Option<usize> {
     let has_name = |frame: &&Frame| frame.function.is_some();
+    let is_wrapper = |frame: &Frame| frame.function.as_deref().is_some_and(is_allocation_wrapper);
     frames
         .iter()
-        .position(|frame| has_name(frame) && !is_library_frame(frame))
+        .position(|frame| has_name(frame) && !is_library_frame(frame) && !is_wrapper(frame))
         .or_else(|| frames.iter().position(has_name))
         .or_else(|| (!frames.is_empty()).then_some(0))
 }
