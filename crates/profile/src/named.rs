@@ -32,11 +32,8 @@ pub struct NamedSite {
 
 impl NamedSites {
     /// The frames of a site, innermost first.
-    pub fn stack<'a>(
-        &'a self,
-        site: &'a NamedSite,
-    ) -> impl DoubleEndedIterator<Item = &'a Frame> + ExactSizeIterator {
-        site.stack.iter().map(|&id| &self.frames[id as usize])
+    pub fn stack<'a>(&'a self, site: &'a NamedSite) -> impl DoubleEndedIterator<Item = &'a Frame> {
+        site.stack.iter().filter_map(|&id| self.frames.get(id as usize))
     }
 }
 

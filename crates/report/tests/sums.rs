@@ -4,7 +4,7 @@ mod common;
 
 use common::{add_up, frame, in_service};
 use leakscope_profile::*;
-use leakscope_report::{flamegraph, folded, json};
+use leakscope_report::{TextOptions, flamegraph, folded, json, pprof, text};
 use proptest::prelude::*;
 
 /// Sites over a few addresses, so that many merge, and names with everything that a format could trip over.
@@ -87,5 +87,45 @@ proptest! {
             let owned: u64 = boxes.chunks(4).filter_map(|flame| flame[3].as_u64()).sum();
             prop_assert_eq!(owned, view.value(&profile.totals.counts) + view.value(&profile.mapped));
         }
+    }
+
+    #[test]
+    fn no_name_acts_in_a_terminal_or_breaks_a_line((profile, symbols) in profiles()) {
+        for view in View::ALL {
+            let report = text(&profile, &symbols, &TextOptions { view, top: 5, color: false });
+            let folded = folded(&profile, &symbols, view);
+            let svg = flamegraph(&profile, &symbols, view, "title");
+            for output in [report, folded, svg] {
+                prop_assert!(output.chars().all(|c| c == '\n' || !c.is_control()), "{output:?}");
+            }
+        }
+    }
+}
+
+/// Numbers as only a corrupt file has them.
+#[test]
+fn sums_beyond_64_bits_break_no_format() {
+    let most = common::counts((u64::MAX, u64::MAX), (u64::MAX, u64::MAX), (u64::MAX, u64::MAX), u64::MAX);
+    let site =
+        |address, kind| Site { kind, stack: vec![in_service(address)], counts: most, ..Site::default() };
+    let sites = vec![site(1, Kind::Heap), site(2, Kind::Heap), site(u64::MAX >> 1, Kind::Mapped)];
+    let timeline = [0.0, -1.0, f64::MAX, f64::NAN, f64::INFINITY, 3.0]
+        .map(|seconds| TimelinePoint {
+            seconds,
+            inuse_bytes: u64::MAX,
+            rss_bytes: u64::MAX,
+            allocated_bytes: 0,
+        })
+        .to_vec();
+    let modules = vec![Module { start: u64::MAX, end: 0, bias: u64::MAX, ..Module::default() }];
+    let mut profile = Profile { sites, timeline, modules, ..Profile::default() };
+    add_up(&mut profile);
+    let symbols = Symbols::default();
+    for view in View::ALL {
+        assert!(text(&profile, &symbols, &TextOptions { view, ..TextOptions::default() }).contains("#1"));
+        assert_eq!(json(&profile, &symbols, view)["totals"]["inuse_bytes"], u64::MAX);
+        assert_eq!(folded(&profile, &symbols, view).lines().count(), 3);
+        assert!(flamegraph(&profile, &symbols, view, "").contains("</svg>"));
+        assert!(!pprof(&profile, &symbols, view).is_empty());
     }
 }
