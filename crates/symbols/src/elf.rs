@@ -62,7 +62,7 @@ pub(crate) struct ElfFile {
     pub(crate) has_dwarf: bool,
     /// Whether that DWARF is compressed by a method that blazesym is built without.
     pub(crate) has_zstd: bool,
-    /// Whether it holds a symbol table of its own (not just the dynamic one).
+    /// Whether it holds a symbol table of its own (not just the dynamic one), be it packed as MiniDebugInfo.
     pub(crate) has_symtab: bool,
     /// Addresses of code in the file, ascending and disjoint as far as the file is sane: its executable
     /// sections, or executable segments if it has no section headers.
@@ -92,7 +92,7 @@ impl ElfFile {
             facts.has_zstd |= check_compression(section, endian, data)?;
             match sections.section_name(endian, section) {
                 Ok(b".debug_info") => facts.has_dwarf = true,
-                Ok(b".symtab") => facts.has_symtab = true,
+                Ok(b".symtab" | b".gnu_debugdata") => facts.has_symtab = true,
                 Ok(b".gnu_debuglink") => facts.debug_link = debug_link(section, endian, data),
                 _ => {}
             }
@@ -115,7 +115,7 @@ impl ElfFile {
 }
 
 /// Opens a regular file for reading; a pipe or device, whose opening or reading could block, is an error.
-fn open_regular(path: &Path) -> Result<File, ElfError> {
+pub(crate) fn open_regular(path: &Path) -> Result<File, ElfError> {
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     if file.metadata()?.is_file() { Ok(file) } else { Err(ElfError::NotAFile) }

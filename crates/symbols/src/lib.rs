@@ -12,6 +12,7 @@ mod guard;
 mod locate;
 mod names;
 mod running;
+mod symtab;
 
 pub use debuginfod::Debuginfod;
 

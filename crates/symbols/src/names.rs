@@ -3,6 +3,7 @@
 use crate::demangle::Demangler;
 use crate::guard::without_panic;
 use crate::locate::Located;
+use crate::symtab::look_up;
 use blazesym::symbolize::source::{Elf, Source};
 use blazesym::symbolize::{CodeInfo, Input, Sym, Symbolized, Symbolizer};
 use std::ops::Range;
@@ -41,12 +42,18 @@ pub(crate) fn names(
     demangler: &mut Demangler,
 ) -> Names {
     let mut of = vec![Vec::new(); addresses.len()];
-    let mut problem = None;
+    let code = located.code.as_slice();
     let in_code: Vec<usize> = (0..addresses.len())
-        .filter(|&at| addresses.get(at).is_some_and(|address| code_range(&located.code, *address).is_some()))
+        .filter(|&at| addresses.get(at).is_some_and(|address| code_range(code, *address).is_some()))
         .collect();
+    let mut problem = None;
     if let Some(debug) = &located.debug {
-        problem = name_from(debug, true, located, addresses, &in_code, debug_dirs, demangler, &mut of)
+        let accept = |at: usize, sym: &Sym<'_>| {
+            if let (Some(slot), true) = (of.get_mut(at), is_plausible(sym, code)) {
+                *slot = functions(sym, demangler);
+            }
+        };
+        problem = from_dwarf(debug, addresses, &in_code, debug_dirs, accept)
             .err()
             .map(|error| format!("the debug information in {} is unusable: {error}", debug.display()))
             .or_else(|| sparse(&of, &in_code));
@@ -56,8 +63,16 @@ pub(crate) fn names(
         if wanting.is_empty() {
             break;
         }
-        // A broken symbol table leaves the address with the name that it has.
-        let _ = name_from(file, false, located, addresses, &wanting, debug_dirs, demangler, &mut of);
+        let inputs: Vec<u64> = wanting.iter().filter_map(|&at| addresses.get(at).copied()).collect();
+        // A broken symbol table leaves the addresses with the names that they have.
+        let found = without_panic(|| look_up(file, &inputs).map_err(|error| error.to_string()));
+        for ((at, address), symbol) in wanting.into_iter().zip(inputs).zip(found.unwrap_or_default()) {
+            if let (Some(slot), Some(symbol)) = (of.get_mut(at), symbol)
+                && (symbol.size > 0 || is_same_range(code, symbol.start, address))
+            {
+                add_name(slot, named(&symbol.name, None, false, demangler));
+            }
+        }
     }
     Names { of, problem }
 }
@@ -71,108 +86,99 @@ fn sparse(of: &[Vec<Name>], in_code: &[usize]) -> Option<String> {
     (lines < all / 2).then(|| format!("debug information for only {lines} of {all} addresses"))
 }
 
-/// Whether the physical function at an address has no name yet.
-fn is_unnamed(of: &[Vec<Name>], at: usize) -> bool {
-    of.get(at).and_then(|names| names.last()).is_none_or(|name| name.function.is_none())
-}
-
 /// Whether a symbol table can know a better name for the physical function at an address.
 fn is_wanting(of: &[Vec<Name>], at: usize) -> bool {
     of.get(at).and_then(|names| names.last()).is_none_or(|name| name.function.is_none() || name.plain)
 }
 
-/// Fills in what one file knows of the addresses at the positions `which`.
-#[allow(clippy::too_many_arguments)]
-fn name_from(
+/// Gives `accept` what a file with debug information knows of the addresses at the positions `which`.
+fn from_dwarf(
     file: &Path,
-    debug_syms: bool,
-    located: &Located,
     addresses: &[u64],
     which: &[usize],
     debug_dirs: &[PathBuf],
-    demangler: &mut Demangler,
-    of: &mut [Vec<Name>],
+    mut accept: impl FnMut(usize, &Sym<'_>),
 ) -> Result<(), String> {
-    let mut elf = Elf::new(file);
-    elf.debug_syms = debug_syms;
-    let source = Source::Elf(elf);
+    let source = Source::Elf(Elf::new(file));
     let symbolizer = Symbolizer::builder()
         .enable_auto_reload(false)
         .enable_demangling(false)
         .set_debug_dirs(Some(debug_dirs))
         .build();
-    let mut failures = 0;
+    let (mut successes, mut failures) = (0, 0);
     let mut first_error = None;
     // One broken entry fails a whole batch, so a failed batch is halved until the culprit stands alone.
     let mut pending: Vec<&[usize]> = vec![which];
     while let Some(batch) = pending.pop() {
         let inputs: Vec<u64> = batch.iter().filter_map(|&at| addresses.get(at).copied()).collect();
         let result = without_panic(|| {
-            let found = symbolizer.symbolize(&source, Input::VirtOffset(&inputs)).map_err(describe)?;
+            // The alternate form of an error is the whole chain of causes in one line.
+            let found = symbolizer
+                .symbolize(&source, Input::VirtOffset(&inputs))
+                .map_err(|error| format!("{error:#}"))?;
             for (&at, symbolized) in batch.iter().zip(found) {
-                if let (Some(&address), Some(slot), Symbolized::Sym(sym)) =
-                    (addresses.get(at), of.get_mut(at), symbolized)
-                {
-                    accept(slot, &sym, address, &located.code, demangler);
+                if let Symbolized::Sym(sym) = symbolized {
+                    accept(at, &sym);
                 }
             }
             Ok(())
         });
-        if let Err(error) = result {
-            first_error.get_or_insert(error);
-            failures += 1;
-            if failures > MAX_FAILURES {
-                break;
-            }
-            if batch.len() > 1 {
-                let (left, right) = batch.split_at(batch.len() / 2);
-                pending.extend([right, left]);
-            }
+        let Err(error) = result else {
+            successes += 1;
+            continue;
+        };
+        first_error.get_or_insert(error);
+        failures += 1;
+        if failures > MAX_FAILURES {
+            break;
+        }
+        if batch.len() > 1 {
+            let (left, right) = batch.split_at(batch.len() / 2);
+            pending.extend([right, left]);
         }
     }
     // A few addresses that cannot be resolved do not make the file unusable.
     match first_error {
-        Some(error) if failures > MAX_FAILURES || which.iter().all(|&at| is_unnamed(of, at)) => Err(error),
+        Some(error) if failures > MAX_FAILURES || successes == 0 => Err(error),
         _ => Ok(()),
     }
 }
 
-fn describe(error: blazesym::Error) -> String {
-    // The alternate form is the whole chain of causes in one line.
-    format!("{error:#}")
+/// The functions at an address, innermost first.
+fn functions(sym: &Sym<'_>, demangler: &mut Demangler) -> Vec<Name> {
+    let mut functions = Vec::with_capacity(sym.inlined.len() + 1);
+    for inner in sym.inlined.iter().rev() {
+        functions.push(named(&inner.name, inner.code_info.as_ref(), true, demangler));
+    }
+    functions.push(named(&sym.name, sym.code_info.as_deref(), false, demangler));
+    functions
 }
 
-/// Takes over a symbol if it can be the right one.
-fn accept(slot: &mut Vec<Name>, sym: &Sym<'_>, address: u64, code: &[Range<u64>], demangler: &mut Demangler) {
-    if !is_plausible(sym, address, code) {
-        return;
-    }
-    let physical = named(&sym.name, sym.code_info.as_deref(), false, demangler);
-    // An earlier file knew the lines: add the name alone.
-    if let Some(known) = slot.last_mut() {
-        if known.function.is_none() || (known.plain && !physical.plain) {
-            known.function = physical.function;
-            known.plain = physical.plain;
+/// Takes a symbol table's name for the physical function if it is better than what is known.
+fn add_name(slot: &mut Vec<Name>, name: Name) {
+    match slot.last_mut() {
+        None => slot.push(name),
+        Some(known) if known.function.is_none() || (known.plain && !name.plain) => {
+            known.function = name.function;
+            known.plain = name.plain;
         }
-        return;
+        Some(_) => {}
     }
-    let inlined = sym.inlined.iter().rev();
-    let inlined = inlined.map(|inner| named(&inner.name, inner.code_info.as_ref(), true, demangler));
-    // All at once: a panic on the way must not leave half a stack.
-    let functions = inlined.collect::<Vec<_>>().into_iter().chain([physical]).collect();
-    *slot = functions;
 }
 
 /// Linkers that drop a function leave its debug information behind, moved to address 0, where it can cover real
-/// code; and symbols without a size reach up to the next one, whatever lies between.
-fn is_plausible(sym: &Sym<'_>, address: u64, code: &[Range<u64>]) -> bool {
-    let function_in_code = code_range(code, sym.addr);
+/// code. Symbols without a size are left to the symbol table. A function in several pieces has neither address nor
+/// size here.
+fn is_plausible(sym: &Sym<'_>, code: &[Range<u64>]) -> bool {
     match sym.size {
-        Some(_) => function_in_code.is_some(),
-        // A function in several pieces has neither address nor size here.
-        None if sym.addr == 0 => true,
-        None => function_in_code.is_some_and(|range| range.contains(&address)),
+        Some(_) => code_range(code, sym.addr).is_some(),
+        None => sym.addr == 0 || sym.code_info.is_some(),
     }
+}
+
+/// A symbol without a size can reach up to the end of its section and no farther.
+fn is_same_range(code: &[Range<u64>], start: u64, address: u64) -> bool {
+    code_range(code, start).is_some_and(|range| range.contains(&address))
 }
 
 fn code_range(code: &[Range<u64>], address: u64) -> Option<&Range<u64>> {

@@ -365,3 +365,40 @@ fn a_program_with_debug_information_for_a_small_part_says_so() {
     let reason = &symbols.missing[0].reason;
     assert_eq!(*reason, format!("debug information for only 0 of {} addresses", sites.len()));
 }
+
+/// A stripped library with its function names packed into it, as Fedora's packages are; `make_buffer` is static.
+fn library_with_mini_debug_info(shop: &Workshop) -> PathBuf {
+    let library = shop.compile("gcc", C, "libleak.so", &["-g", "-O1", "-shared", "-fPIC"]);
+    let (debug, mini) = (shop.path("debug"), shop.path("mini"));
+    run("objcopy", &["--only-keep-debug", text_of(&library), text_of(&debug)]);
+    run("objcopy", &["-S", "--keep-symbol=make_buffer", text_of(&debug), text_of(&mini)]);
+    run("xz", &[text_of(&mini)]);
+    run("strip", &["--strip-all", text_of(&library)]);
+    let section = format!(".gnu_debugdata={}.xz", text_of(&mini));
+    run("objcopy", &["--add-section", &section, text_of(&library)]);
+    library
+}
+
+#[test]
+fn function_names_packed_into_a_stripped_file_are_read() {
+    let shop = Workshop::new();
+    let whole = shop.compile("gcc", C, "whole", &["-g", "-O1", "-shared", "-fPIC"]);
+    let (hidden, exported) = (call_sites(&whole, &["<make_buffer"])[0], call_sites(&whole, &["<outer"])[0]);
+    let library = library_with_mini_debug_info(&shop);
+    let profile = profile_of(module_of(&library), &[hidden, exported]);
+    let symbols = symbolize(&profile, &Options::default()).unwrap();
+    assert_eq!(told(&symbols, BIAS, hidden), [(Some("make_buffer".to_owned()), None, None)]);
+    assert_eq!(told(&symbols, BIAS, exported), [(Some("outer".to_owned()), None, None)]);
+    assert_eq!(symbols.missing[0].reason, "no debug information, function names only");
+    // Garbage instead of the packed names costs only those.
+    let packed = fs::read(shop.path("mini.xz")).unwrap();
+    let mut bytes = fs::read(&library).unwrap();
+    let at = bytes.windows(packed.len()).position(|window| window == packed).unwrap();
+    for byte in &mut bytes[at + 12..at + packed.len()] {
+        *byte = !*byte;
+    }
+    fs::write(&library, bytes).unwrap();
+    let symbols = symbolize(&profile, &Options::default()).unwrap();
+    assert_eq!(told(&symbols, BIAS, hidden), [(None, None, None)]);
+    assert_eq!(told(&symbols, BIAS, exported), [(Some("outer".to_owned()), None, None)]);
+}
