@@ -29,7 +29,10 @@ pub fn require(list: &Path) -> Result<()> {
         return Ok(());
     }
     if !rustix::process::geteuid().is_root() {
-        let chosen: Vec<&str> = missing.iter().filter_map(|choices| choices.first().copied()).collect();
+        let chosen: Vec<&str> = missing
+            .iter()
+            .filter_map(|choices| available(choices).ok().or(choices.first().copied()))
+            .collect();
         bail!(
             "packages are missing; install them, then run this again:\n    \
              sudo apt-get update && sudo apt-get install --yes --no-install-recommends {}",

@@ -9,7 +9,6 @@ mod service;
 pub use service::{ServiceArgs, serve};
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -43,7 +42,7 @@ pub fn demo() -> Result<ExitCode> {
     let mut run = Command::new(&program);
     run.args(["run", "-o"]).arg(&heap_file);
     run.arg("--").arg(&program).args(["demo-service", "--port-file"]).arg(&port_file);
-    print_command(&run, None);
+    print_command(&run);
     let mut service =
         Service { child: run.stdin(Stdio::null()).spawn().context("cannot start leakscope run")? };
 
@@ -61,11 +60,9 @@ pub fn demo() -> Result<ExitCode> {
     println!(
         "\nThe heap file stays, also had the service been killed. The same as a flame graph, to open in a browser:\n"
     );
-    let graph = directory.join("demo.svg");
     let mut export = Command::new(&program);
-    export.arg("report").arg(&heap_file).args(["--format", "flamegraph"]);
-    print_command(&export, Some(&graph));
-    export.stdout(File::create(&graph).with_context(|| format!("cannot write {}", graph.display()))?);
+    export.arg("report").arg(&heap_file).args(["--format", "flamegraph", "-o"]).arg(directory.join("demo.svg"));
+    print_command(&export);
     let status = export.status().context("cannot start leakscope report")?;
     if !status.success() {
         bail!("leakscope report --format flamegraph ended with {status}");
@@ -80,7 +77,7 @@ pub fn demo() -> Result<ExitCode> {
     ] {
         let mut suggestion = Command::new(&program);
         suggestion.arg("report").arg(&heap_file).args(options);
-        print_command(&suggestion, None);
+        print_command(&suggestion);
     }
     println!("\nAll files are in {} (delete it when done).", directory.display());
     Ok(ExitCode::SUCCESS)
@@ -131,9 +128,10 @@ impl Drop for Service {
         // Nothing to do once it has been waited for. `leakscope run` passes SIGTERM on; by SIGKILL the service would be
         // orphaned, so it is what comes last.
         let Ok(None) = self.child.try_wait() else { return };
-        let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
-        if let Some(pid) = pid {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        if let Ok(pid) = i32::try_from(self.child.id()) {
+            // SAFETY: a system call that touches no memory of ours; the pid is that of a child not waited for yet, so
+            // it belongs to no other process.
+            unsafe { libc::kill(pid, libc::SIGTERM) };
         }
         let deadline = Instant::now() + Duration::from_secs(3);
         while matches!(self.child.try_wait(), Ok(None)) {
@@ -148,7 +146,7 @@ impl Drop for Service {
 }
 
 /// Prints a command as one would type it.
-fn print_command(command: &Command, output: Option<&Path>) {
+fn print_command(command: &Command) {
     let here = std::env::current_dir().ok();
     let program = shortest(Path::new(command.get_program()), here.as_deref());
     let words = std::iter::once(program.as_os_str()).chain(command.get_args());
@@ -158,10 +156,6 @@ fn print_command(command: &Command, output: Option<&Path>) {
         let word = if word == command.get_program() { program.as_os_str() } else { word };
         line.push(' ');
         line.push_str(&quoted(word));
-    }
-    if let Some(path) = output {
-        line.push_str(" > ");
-        line.push_str(&quoted(path.as_os_str()));
     }
     println!("{line}");
 }
