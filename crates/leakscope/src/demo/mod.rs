@@ -61,7 +61,11 @@ pub fn demo() -> Result<ExitCode> {
         "\nThe heap file stays, also had the service been killed. The same as a flame graph, to open in a browser:\n"
     );
     let mut export = Command::new(&program);
-    export.arg("report").arg(&heap_file).args(["--format", "flamegraph", "-o"]).arg(directory.join("demo.svg"));
+    export
+        .arg("report")
+        .arg(&heap_file)
+        .args(["--format", "flamegraph", "-o"])
+        .arg(directory.join("demo.svg"));
     print_command(&export);
     let status = export.status().context("cannot start leakscope report")?;
     if !status.success() {
