@@ -4,8 +4,9 @@ use crate::support::build::compile;
 use crate::support::case::{Ran, case};
 use crate::support::directory::Directory;
 use crate::support::marks::{line_containing, marks_of};
-use crate::support::process::wait_until;
-use crate::support::traced::{Run, report_of};
+use crate::support::process::{run, wait_until};
+use crate::support::traced::{LEAKSCOPE, Run, report_of};
+use std::process::Command;
 
 #[test]
 fn a_fork_among_allocating_threads_gives_parent_and_children_their_own_leaks() {
@@ -163,6 +164,23 @@ fn a_limit_on_file_size_neither_kills_nor_stops_tracing() {
 #[test]
 fn descriptors_are_numbered_as_ever() {
     case("first_descriptor.c").check();
+}
+
+#[test]
+fn what_a_program_inherits_it_inherits_through_leakscope() {
+    let program = compile("surroundings_untouched.c", &["-O0"]);
+    // Ignored signals, limits, another directory and mask, a nice value: as nohup, ulimit, cd, umask and nice leave them.
+    let script =
+        "trap '' HUP PIPE USR2; ulimit -n 512; ulimit -c 0; umask 027; cd /usr; exec nice -n 3 \"$@\"";
+    let native = run(Command::new("sh").args(["-c", script, "sh"]).arg(&program));
+    let directory = Directory::new();
+    let traced = run(Command::new("sh")
+        .args(["-c", script, "sh", LEAKSCOPE, "run", "-o"])
+        .arg(directory.join("heap"))
+        .arg("--")
+        .arg(&program));
+    assert_eq!(traced.out(), native.out());
+    assert!(native.out().contains("signal 13 ignored"), "{}", native.out());
 }
 
 #[test]

@@ -121,12 +121,14 @@ impl Churn {
     /// The process of the program, below leakscope's.
     fn target(&self) -> u32 {
         let program = program();
-        wait_until("the target's process", || {
-            tree_of(self.child.id())
-                .into_iter()
-                .find(|pid| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program))
-        })
+        wait_until("the target's process", || running(self.child.id(), &program).first().copied())
     }
+}
+
+/// The descendants of `ancestor` that run `program`.
+fn running(ancestor: u32, program: &Path) -> Vec<u32> {
+    let runs = |pid: &u32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program);
+    tree_of(ancestor).into_iter().filter(runs).collect()
 }
 
 fn program() -> PathBuf {
@@ -171,17 +173,13 @@ fn a_target_killed_while_it_starts_harms_nothing() {
         if target != 0 {
             kill(target, libc::SIGKILL);
         }
-        let is_over = wait_until("the end, or the beginning", || {
-            churn.child.try_wait().unwrap().map(|_| true).or_else(|| {
-                let accounted =
-                    std::fs::metadata(churn.directory.join("account")).is_ok_and(|file| file.len() > 0);
-                (accounted && !children_of(leakscope).contains(&target)).then_some(false)
-            })
+        wait_until("leakscope's end after its target's early death", || {
+            if churn.child.try_wait().unwrap().is_some() {
+                return Some(());
+            }
+            running(leakscope, &program()).iter().for_each(|pid| kill(*pid, libc::SIGKILL));
+            None
         });
-        if !is_over {
-            kill(churn.target(), libc::SIGKILL);
-        }
-        wait(&mut churn.child, "leakscope after its target's early death");
         if churn.heap().exists() {
             let outcome =
                 run(crate::support::traced::leakscope(["report", "--format", "json"]).arg(churn.heap()));

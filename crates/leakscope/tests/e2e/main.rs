@@ -13,3 +13,4 @@ mod oracle;
 mod real_programs;
 mod run_contract;
 mod support;
+mod symbols;

@@ -215,7 +215,7 @@ here document $((6 * 7))
 END
         trap 'echo trapped' USR1; kill -USR1 $$; sleep 0 & wait $!; echo "waited $?"; f() { local v=$1; ((v > 0)) && f $((v - 1)); echo -n "$v "; }; f 20; echo
         exec 7>&1; echo seven >&7; exec 7>&-; read -r line; echo "read $line"; mapfile -t rest; echo "${#rest[@]}"; nothing_like_this 2>/dev/null; echo "not found $?"
-        kill -9 $BASHPID 2>/dev/null & wait $!; echo "killed $?"; echo to stderr >&2; exec /bin/echo "replaced itself"
+        kill -9 $BASHPID & wait $! 2>/dev/null; echo "killed $?"; echo to stderr >&2; exec /bin/echo "replaced itself"
     "#;
     same(|_| Run::new([bash.as_os_str(), "-c".as_ref(), script.as_ref()]).input("first\nsecond\nthird\n"));
 }
