@@ -4,6 +4,7 @@
 //! file there records for a while that no server has it, as elfutils' client does.
 
 use crate::elf::{ElfFile, hex};
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::io::{self, Read as _};
 use std::os::unix::fs::DirBuilderExt as _;
@@ -50,8 +51,12 @@ impl Debuginfod {
     /// What the environment asks for: `DEBUGINFOD_URLS`, `DEBUGINFOD_CACHE_PATH` (else below `XDG_CACHE_HOME` or
     /// `~/.cache`), `DEBUGINFOD_TIMEOUT` and `DEBUGINFOD_MAXTIME` in seconds, `DEBUGINFOD_MAXSIZE` in bytes.
     pub fn from_env() -> Self {
-        let text = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let path = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        Debuginfod::from_variables(|name| std::env::var_os(name))
+    }
+
+    fn from_variables(variable: impl Fn(&str) -> Option<OsString>) -> Self {
+        let path = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let text = |name: &str| variable(name)?.into_string().ok();
         let number = |name: &str| text(name).and_then(|value| value.parse::<u64>().ok()).filter(|&n| n > 0);
         let defaults = Debuginfod::default();
         let cache = path("DEBUGINFOD_CACHE_PATH").or_else(|| {
@@ -260,4 +265,51 @@ fn tls_config() -> Result<ureq::tls::TlsConfig, String> {
         .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .root_certs(ureq::tls::RootCerts::Specific(Arc::new(certificates)))
         .build())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from(variables: &[(&str, &str)]) -> Debuginfod {
+        Debuginfod::from_variables(|name| {
+            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into())
+        })
+    }
+
+    #[test]
+    fn the_environment_names_servers_cache_and_limits() {
+        let asked = from(&[
+            ("DEBUGINFOD_URLS", "  https://a.example/x http://b.example "),
+            ("DEBUGINFOD_TIMEOUT", "7"),
+            ("DEBUGINFOD_MAXTIME", "70"),
+            ("DEBUGINFOD_MAXSIZE", "1000"),
+            ("XDG_CACHE_HOME", "/cache"),
+            ("HOME", "/home/me"),
+        ]);
+        assert_eq!(asked.urls, ["https://a.example/x", "http://b.example"]);
+        assert_eq!(asked.cache.as_deref(), Some(Path::new("/cache/debuginfod_client")));
+        assert_eq!((asked.timeout, asked.max_time), (Duration::from_secs(7), Duration::from_secs(70)));
+        assert_eq!(asked.max_size, 1000);
+    }
+
+    #[test]
+    fn without_variables_no_server_is_asked_and_nonsense_means_the_default() {
+        assert!(from(&[]).urls.is_empty() && from(&[]).cache.is_none());
+        let home = from(&[("HOME", "/home/me"), ("XDG_CACHE_HOME", ""), ("DEBUGINFOD_MAXSIZE", "lots")]);
+        assert_eq!(home.cache.as_deref(), Some(Path::new("/home/me/.cache/debuginfod_client")));
+        assert_eq!(home.max_size, Debuginfod::default().max_size);
+    }
+
+    #[test]
+    fn a_server_that_drips_is_given_up() {
+        struct Drip;
+        impl io::Read for Drip {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                Ok(buffer.first_mut().map_or(0, |byte| (*byte = 1, 1).1))
+            }
+        }
+        let error = copy_in_time(&mut Drip, &mut io::sink(), Duration::ZERO).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
 }
