@@ -1,1 +1,191 @@
-//! Starts a command under the tracer, keeps its heap file and seals it.
+//! The holder: starts a command under the tracer, keeps the memory of its heap file, and seals one heap file
+//! per process at the end.
+//!
+//! While the command runs, two threads work here and none in the target:
+//!
+//! * the *keeper* advances the clock that the tracers read, and backs the arena with memory ahead of what they
+//!   claim, so that this memory is charged to leakscope and no hook waits for it; it also passes signals on;
+//! * the *watcher* notes the timeline, sees processes end, and seals their files.
+//!
+//! Should the holder be killed, the tracers go on by themselves within a budget, and what they wrote stays
+//! readable at the output path, which is a symbolic link to the arena until it is sealed.
+
+mod command;
+mod keeper;
+mod places;
+mod seal;
+mod signals;
+mod watcher;
+
+pub use command::{Resolved, Untraceable, resolve};
+pub use places::{Places, last_run, state_directory};
+pub use seal::SealedFile;
+
+use keeper::Keeper;
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Release;
+use watcher::Watcher;
+
+/// What could not be done, on what and why.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operating system refused.
+    #[error("cannot {action} {}: {source}{}", path.display(), hint.map(|hint| format!("; {hint}")).unwrap_or_default())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+        /// What to do about it.
+        hint: Option<&'static str>,
+    },
+    /// The output file is there already.
+    #[error(
+        "{} exists already; heap files are never overwritten: remove it or name another file with -o",
+        path.display()
+    )]
+    OutputExists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The command does not exist (exit status 127).
+    #[error("cannot run {}: no such file in PATH or at that path", name.display())]
+    NotFound {
+        /// The command.
+        name: PathBuf,
+    },
+    /// The command cannot be executed (exit status 126).
+    #[error("cannot run {}: {reason}", name.display())]
+    NotExecutable {
+        /// The command.
+        name: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The heap file could not be made.
+    #[error(transparent)]
+    HeapFile(#[from] leakscope_heapfile::Error),
+}
+
+impl Error {
+    fn io(
+        action: &'static str,
+        path: &Path,
+        hint: Option<&'static str>,
+    ) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.to_path_buf();
+        move |source| Error::Io { action, path, source, hint }
+    }
+}
+
+/// What to run, and where its heap file goes.
+#[derive(Debug)]
+pub struct Options {
+    /// The command and its arguments.
+    pub command: Vec<OsString>,
+    /// The heap file of the command itself; none: a new directory of its own for this run.
+    pub output: Option<PathBuf>,
+    /// The shared object.
+    pub tracer: &'static [u8],
+    /// Heap files of children that are kept.
+    pub max_children: usize,
+    /// Their size in bytes, all together.
+    pub max_children_bytes: u64,
+}
+
+/// How the command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// With this status.
+    Exited(i32),
+    /// By this signal.
+    Signaled(i32),
+}
+
+impl Ended {
+    /// The status that a shell would report: 128 + N for signal N.
+    pub fn exit_status(self) -> u8 {
+        match self {
+            Ended::Exited(status) => status as u8,
+            Ended::Signaled(signal) => 128u8.wrapping_add(signal as u8),
+        }
+    }
+}
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Outcome {
+    /// How the command ended.
+    pub ended: Ended,
+    /// The heap file of the command itself; none if it could not be traced.
+    pub file: Option<PathBuf>,
+    /// The heap files of its children that were kept.
+    pub children: Vec<SealedFile>,
+    /// How many were not kept.
+    pub dropped: usize,
+    /// Processes that are still running, traced into the arena that is left in place.
+    pub remaining: Vec<u32>,
+    /// What a person should know.
+    pub notes: Vec<String>,
+}
+
+/// Runs a command to its end.
+///
+/// # Errors
+/// If the command cannot be started, or leakscope cannot do its part. Once the command runs, nothing here stops
+/// it: what goes wrong then becomes a note.
+pub fn run(options: &Options) -> Result<Outcome, Error> {
+    let Some(name) = options.command.first() else {
+        return Err(Error::NotFound { name: PathBuf::new() });
+    };
+    let resolved = resolve(name)?;
+    let places = Places::prepare(options.output.as_deref(), options.tracer)?;
+    let mask = signals::block();
+    let arena = Arc::new(places.create_arena()?);
+    places.announce(arena.path())?;
+    let keeper = Keeper::new(arena.clone());
+    keeper.prepare()?;
+
+    let mut command = Command::new(name);
+    command.args(options.command.get(1..).unwrap_or(&[]));
+    if resolved.untraceable.is_none() {
+        command.env("LD_PRELOAD", places.preload());
+        command.env("LEAKSCOPE_ARENA", arena.path());
+    }
+    // SAFETY: only async-signal-safe calls between fork and exec.
+    unsafe {
+        command.pre_exec(move || {
+            signals::restore(&mask);
+            Ok(())
+        });
+    }
+    let child = match command.spawn() {
+        Ok(child) => child,
+        Err(source) => {
+            places.abandon(arena.path());
+            let name = PathBuf::from(name);
+            return Err(match source.kind() {
+                std::io::ErrorKind::NotFound => Error::NotFound { name },
+                _ => Error::NotExecutable { name, reason: source.to_string() },
+            });
+        }
+    };
+    let pid = child.id();
+    arena.superblock().root_pid.store(pid, Release);
+    let watcher = Watcher::start(arena.clone(), pid, &places, options);
+    let ended = keeper.run_until_exit(pid);
+    let mut outcome = watcher.finish(ended);
+    if let Some(reason) = resolved.untraceable {
+        outcome.notes.push(reason.to_string());
+    }
+    outcome.notes.extend(keeper.notes());
+    signals::restore(&mask);
+    Ok(outcome)
+}

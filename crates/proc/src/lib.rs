@@ -1,1 +1,28 @@
-//! Byte parsers for /proc.
+//! Byte parsers for `/proc`: no allocation per line, nothing trusted, the root directory a parameter.
+
+mod stat;
+
+pub use stat::{Stat, resident_bytes, stat};
+
+use std::path::PathBuf;
+
+/// Why something under `/proc` could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel refused, or the process is gone.
+    #[error("cannot read {}: {source}", path.display())]
+    Io {
+        /// What was read.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// The content is not what the kernel documents.
+    #[error("{}: {item} is missing or not a number", path.display())]
+    Format {
+        /// What was read.
+        path: PathBuf,
+        /// What could not be parsed.
+        item: &'static str,
+    },
+}

@@ -4,6 +4,7 @@
 //! [`Symbols`] value, so that a profile can be taken on one machine and named on another.
 
 mod filter;
+pub mod formats;
 mod named;
 mod symbols;
 mod view;

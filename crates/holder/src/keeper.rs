@@ -1,0 +1,127 @@
+//! Keeps the arena ahead of the tracers, the clock going, and the command's signals flowing.
+
+use crate::signals::{self, Arrival};
+use crate::{Ended, Error};
+use leakscope_heapfile::Arena;
+use leakscope_heapfile::layout::CHUNK;
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::time::Duration;
+
+/// Backed ahead of what has been handed out: an eighth of that, within these bounds.
+const AHEAD_MIN: u64 = 2 * CHUNK;
+const AHEAD_MAX: u64 = 64 << 20;
+/// What tracers may populate by themselves when they are faster than the keeper, or it is gone.
+const SELF_BUDGET: i64 = 64 << 20;
+const BUSY: Duration = Duration::from_millis(1);
+const IDLE: Duration = Duration::from_millis(8);
+
+pub(crate) struct Keeper {
+    arena: Arc<Arena>,
+    notes: RefCell<Vec<String>>,
+}
+
+impl Keeper {
+    pub(crate) fn new(arena: Arc<Arena>) -> Keeper {
+        Keeper { arena, notes: RefCell::new(Vec::new()) }
+    }
+
+    /// Before the command starts: the first chunks and the clock.
+    pub(crate) fn prepare(&self) -> Result<(), Error> {
+        self.arena.superblock().self_budget.store(SELF_BUDGET, Relaxed);
+        self.populate()?;
+        self.advance_clock();
+        Ok(())
+    }
+
+    /// Works until the command has ended, and reaps it.
+    pub(crate) fn run_until_exit(&self, pid: u32) -> Ended {
+        let pid = pid as libc::pid_t;
+        let mut pause = BUSY;
+        loop {
+            match signals::wait(pause) {
+                Arrival::Child => {
+                    if let Some(ended) = reap(pid) {
+                        self.advance_clock();
+                        return ended;
+                    }
+                }
+                // SAFETY: the command has not been reaped, so the pid is its own.
+                Arrival::PassOn(signal) => unsafe {
+                    libc::kill(pid, signal);
+                },
+                Arrival::Nothing => {}
+            }
+            self.advance_clock();
+            self.arena.superblock().self_budget.store(SELF_BUDGET, Relaxed);
+            pause = match self.populate() {
+                Ok(true) => BUSY,
+                Ok(false) => IDLE,
+                Err(error) => {
+                    self.note(format!("the heap file could not grow any more: {error}"));
+                    IDLE
+                }
+            };
+        }
+    }
+
+    fn note(&self, note: String) {
+        let mut notes = self.notes.borrow_mut();
+        if !notes.contains(&note) {
+            notes.push(note);
+        }
+    }
+
+    /// What went wrong.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        self.notes.take()
+    }
+
+    fn advance_clock(&self) {
+        self.arena.superblock().tick.store(self.arena.clock_tick(), Relaxed);
+    }
+
+    /// Backs the arena ahead of what has been handed out. Whether there was anything to do.
+    fn populate(&self) -> Result<bool, Error> {
+        let superblock = self.arena.superblock();
+        let next = superblock.next.load(Acquire).min(self.arena.len());
+        let ahead = (next / 8).clamp(AHEAD_MIN, AHEAD_MAX).next_multiple_of(CHUNK);
+        let target = next.saturating_add(ahead).min(self.arena.len());
+        let ready = superblock.ready.load(Relaxed);
+        if ready >= target {
+            return Ok(false);
+        }
+        // The tracers may have gone past what was ready; that part is backed already.
+        let start = ready.max(next);
+        self.arena.populate(start, target - start)?;
+        superblock.ready.store(target, Release);
+        Ok(true)
+    }
+}
+
+/// Reaps the command if it has ended. If it was stopped, stops this process with it, and continues it later.
+fn reap(pid: libc::pid_t) -> Option<Ended> {
+    loop {
+        let mut status = 0;
+        // SAFETY: the pid is our child's; `status` is writable.
+        let found = unsafe { libc::waitpid(pid, &mut status, libc::WNOHANG | libc::WUNTRACED) };
+        if found != pid {
+            return None;
+        }
+        if libc::WIFEXITED(status) {
+            return Some(Ended::Exited(libc::WEXITSTATUS(status)));
+        }
+        if libc::WIFSIGNALED(status) {
+            return Some(Ended::Signaled(libc::WTERMSIG(status)));
+        }
+        if libc::WIFSTOPPED(status) {
+            // A job that is stopped should look stopped to the shell, which will continue it as a group.
+            // SAFETY: signals to this process and its own child.
+            unsafe {
+                libc::raise(libc::SIGSTOP);
+                libc::kill(pid, libc::SIGCONT);
+            }
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Signals: leakscope takes none for itself. What is sent to it goes on to the command; what the terminal sends
+//! to both reaches the command directly.
+
+use std::mem::MaybeUninit;
+use std::time::Duration;
+
+/// Signals that are passed on.
+const PASSED: &[i32] = &[
+    libc::SIGHUP,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGTERM,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGALRM,
+    libc::SIGVTALRM,
+    libc::SIGPROF,
+    libc::SIGWINCH,
+    libc::SIGCONT,
+    libc::SIGTSTP,
+    libc::SIGTTIN,
+    libc::SIGTTOU,
+    libc::SIGURG,
+    libc::SIGPWR,
+];
+/// Its sender was the kernel: the terminal, which signals the whole process group.
+const SI_KERNEL: i32 = 0x80;
+
+fn set() -> libc::sigset_t {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: sigemptyset initialises the set; the signal numbers are valid.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for &signal in PASSED.iter().chain(&[libc::SIGCHLD]) {
+            libc::sigaddset(set.as_mut_ptr(), signal);
+        }
+        set.assume_init()
+    }
+}
+
+/// Blocks them for this thread and the threads it will start. Returns the mask before.
+pub(crate) fn block() -> libc::sigset_t {
+    let set = set();
+    let mut old = MaybeUninit::uninit();
+    // SAFETY: both sets are valid; the call fills `old`.
+    unsafe {
+        libc::pthread_sigmask(libc::SIG_BLOCK, &set, old.as_mut_ptr());
+        old.assume_init()
+    }
+}
+
+/// Sets the mask back.
+pub(crate) fn restore(mask: &libc::sigset_t) {
+    // SAFETY: a valid set; async-signal-safe.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, mask, std::ptr::null_mut()) };
+}
+
+/// Something arrived.
+pub(crate) enum Arrival {
+    /// A child changed its state.
+    Child,
+    /// Pass this signal on to the command.
+    PassOn(i32),
+    /// Nothing to do.
+    Nothing,
+}
+
+/// Waits for a signal, at most `timeout`.
+pub(crate) fn wait(timeout: Duration) -> Arrival {
+    let set = set();
+    let timeout = libc::timespec {
+        tv_sec: timeout.as_secs() as libc::time_t,
+        tv_nsec: libc::c_long::from(timeout.subsec_nanos() as i32),
+    };
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    // SAFETY: the set and the timeout are valid, the call fills `info`.
+    let signal = unsafe { libc::sigtimedwait(&set, info.as_mut_ptr(), &timeout) };
+    // SAFETY: zero or filled by the kernel.
+    let info = unsafe { info.assume_init() };
+    match signal {
+        libc::SIGCHLD => Arrival::Child,
+        signal if signal > 0 && info.si_code != SI_KERNEL => Arrival::PassOn(signal),
+        _ => Arrival::Nothing,
+    }
+}

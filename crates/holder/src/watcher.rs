@@ -1,0 +1,350 @@
+//! Watches the processes of a run: their timeline, their end, their heap files.
+
+use crate::places::Places;
+use crate::seal::{SealedFile, seal};
+use crate::{Ended, Options, Outcome};
+use leakscope_heapfile::layout::{STATE_LIVE, Shard, TIMELINE, UNIT, Window};
+use leakscope_heapfile::{Arena, End};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, atomic::AtomicU8};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+const INTERVAL: Duration = Duration::from_millis(40);
+/// Threads whose names are looked up in one round.
+const NAMES_PER_ROUND: usize = 32;
+
+pub(crate) struct Watcher {
+    stop: mpsc::Sender<Ended>,
+    thread: JoinHandle<Outcome>,
+}
+
+impl Watcher {
+    pub(crate) fn start(arena: Arc<Arena>, root: u32, places: &Places, options: &Options) -> Watcher {
+        let (stop, stopped) = mpsc::channel();
+        let work = Work {
+            arena,
+            root,
+            file: places.file.clone(),
+            max_children: options.max_children,
+            max_children_bytes: options.max_children_bytes,
+            step: HashMap::new(),
+            children: Vec::new(),
+            dropped: 0,
+            file_written: false,
+            notes: Vec::new(),
+        };
+        Watcher { stop, thread: std::thread::spawn(move || work.run(&stopped)) }
+    }
+
+    /// Tells how the command ended, and waits until all is written.
+    pub(crate) fn finish(self, ended: Ended) -> Outcome {
+        let _ = self.stop.send(ended);
+        self.thread.join().unwrap_or_else(|_| Outcome {
+            ended,
+            file: None,
+            children: Vec::new(),
+            dropped: 0,
+            remaining: Vec::new(),
+            notes: vec!["leakscope's watcher failed; the heap file was left unsealed".into()],
+        })
+    }
+}
+
+struct Work {
+    arena: Arc<Arena>,
+    root: u32,
+    file: PathBuf,
+    max_children: usize,
+    max_children_bytes: u64,
+    /// Rounds between two points of a window's timeline, and rounds since the last.
+    step: HashMap<u64, (u32, u32)>,
+    children: Vec<SealedFile>,
+    dropped: usize,
+    file_written: bool,
+    notes: Vec<String>,
+}
+
+impl Work {
+    fn run(mut self, stopped: &mpsc::Receiver<Ended>) -> Outcome {
+        loop {
+            match stopped.recv_timeout(INTERVAL) {
+                Ok(ended) => return self.conclude(ended),
+                Err(RecvTimeoutError::Timeout) => self.round(),
+                Err(RecvTimeoutError::Disconnected) => return self.conclude(Ended::Exited(0)),
+            }
+        }
+    }
+
+    fn round(&mut self) {
+        for offset in self.arena.windows() {
+            let Some(window) = self.arena.window(offset) else { continue };
+            match self.state_of(window) {
+                // The command itself is sealed when its status is known.
+                Life::Ended(end) if !self.is_root(window) => self.settle(offset, end),
+                Life::Running => self.note_time(offset),
+                Life::Ended(_) => {}
+            }
+        }
+    }
+
+    fn is_root(&self, window: &Window) -> bool {
+        window.pid.load(Acquire) == self.root && !self.was_replaced(window)
+    }
+
+    /// Whether the same process has executed another program since.
+    fn was_replaced(&self, window: &Window) -> bool {
+        let identity = |window: &Window| (window.pid.load(Acquire), window.start_ticks.load(Acquire));
+        self.arena.windows().into_iter().filter_map(|offset| self.arena.window(offset)).any(|other| {
+            identity(other) == identity(window) && other.serial.load(Acquire) > window.serial.load(Acquire)
+        })
+    }
+
+    fn state_of(&self, window: &Window) -> Life {
+        if window.state.load(Acquire) < STATE_LIVE {
+            return Life::Running;
+        }
+        if self.was_replaced(window) {
+            return Life::Ended(End::Replaced);
+        }
+        match leakscope_proc::stat(Path::new("/proc"), window.pid.load(Acquire)) {
+            Ok(stat) if stat.start_ticks != window.start_ticks.load(Acquire) => Life::Ended(End::Unknown),
+            Ok(stat) if stat.has_ended() => Life::Ended(zombie_end(stat.exit_code)),
+            Ok(_) => Life::Running,
+            Err(_) => Life::Ended(End::Unknown),
+        }
+    }
+
+    /// Adds a point to a window's timeline. When it is full, every second point goes and the step doubles.
+    fn note_time(&mut self, offset: u64) {
+        let arena = self.arena.clone();
+        let Some(window) = arena.window(offset) else { return };
+        let (step, since) = self.step.entry(offset).or_insert((1, 0));
+        *since += 1;
+        if *since < *step {
+            return;
+        }
+        *since = 0;
+        let mut used = window.timeline_len.load(Relaxed) as usize;
+        if used >= TIMELINE {
+            halve(window);
+            used = window.timeline_len.load(Relaxed) as usize;
+            *step = step.saturating_mul(2);
+        }
+        let (inuse, allocated) = totals(&arena, window);
+        let rss = leakscope_proc::resident_bytes(Path::new("/proc"), window.pid.load(Acquire)).unwrap_or(0);
+        if let Some(point) = window.timeline.get(used) {
+            point.tick.store(arena.clock_tick(), Relaxed);
+            point.inuse.store(inuse, Relaxed);
+            point.rss.store(rss, Relaxed);
+            point.allocated.store(allocated, Relaxed);
+            window.timeline_len.store(used as u32 + 1, Release);
+        }
+        window.host_pid.store(window.pid.load(Relaxed), Relaxed);
+        note_thread_names(window);
+    }
+
+    /// Seals an ended child's file and takes its space back.
+    fn settle(&mut self, offset: u64, end: End) {
+        let Ok(mut snapshot) = self.arena.snapshot(offset) else { return };
+        snapshot.process.end = end;
+        let path = self.child_path(snapshot.process.pid);
+        match seal(&snapshot, &path) {
+            Ok(file) => self.keep(file),
+            Err(error) => {
+                self.dropped += 1;
+                self.note(format!("cannot write {}: {error}", path.display()));
+            }
+        }
+        self.step.remove(&offset);
+        if let Err(error) = self.arena.release(offset) {
+            self.note(format!("space in the heap file could not be reused: {error}"));
+        }
+    }
+
+    fn note(&mut self, note: String) {
+        if self.notes.len() < 8 && !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
+    }
+
+    /// `FILE.<pid>`, and `FILE.<pid>.2` and so on for the programs that one process executed in turn.
+    fn child_path(&self, pid: u32) -> PathBuf {
+        let base = format!("{}.{pid}", self.file.display());
+        let taken = |path: &Path| path.symlink_metadata().is_ok();
+        let first = PathBuf::from(&base);
+        if !taken(&first) {
+            return first;
+        }
+        (2..100_000)
+            .map(|number| PathBuf::from(format!("{base}.{number}")))
+            .find(|path| !taken(path))
+            .unwrap_or(first)
+    }
+
+    /// Keeps a child's file, within the limits: children with nothing unfreed go first, then the smallest.
+    fn keep(&mut self, file: SealedFile) {
+        self.children.push(file);
+        loop {
+            let size = self.children.iter().fold(0u64, |sum, file| sum.saturating_add(file.size));
+            if self.children.len() <= self.max_children && size <= self.max_children_bytes {
+                return;
+            }
+            let least = self.children.iter().enumerate().min_by_key(|(_, file)| file.unfreed);
+            let Some(index) = least.map(|(index, _)| index) else { return };
+            let file = self.children.remove(index);
+            let _ = std::fs::remove_file(&file.path);
+            self.dropped += 1;
+        }
+    }
+
+    /// The command has ended: writes what is left.
+    fn conclude(mut self, ended: Ended) -> Outcome {
+        let mut remaining = Vec::new();
+        let mut failed = false;
+        let mut windows = self.arena.windows();
+        let serial =
+            |offset: &u64| self.arena.window(*offset).map_or(0, |window| window.serial.load(Acquire));
+        windows.sort_by_key(serial);
+        for offset in windows {
+            let arena = self.arena.clone();
+            let Some(window) = arena.window(offset) else { continue };
+            if self.is_root(window) {
+                failed |= !self.settle_root(offset, ended);
+                continue;
+            }
+            match self.state_of(window) {
+                Life::Ended(end) => self.settle(offset, end),
+                Life::Running => remaining.push(window.pid.load(Acquire)),
+            }
+        }
+        let refused = self.arena.superblock().windows_refused.load(Relaxed);
+        if refused > 0 {
+            self.note(format!("{refused} processes could not be traced: no memory for their heap files"));
+        }
+        if remaining.is_empty() && !failed {
+            let _ = std::fs::remove_file(self.arena.path());
+            if !self.file_written && self.file.is_symlink() {
+                let _ = std::fs::remove_file(&self.file);
+            }
+        } else if !remaining.is_empty() {
+            self.note(format!(
+                "{} traced processes still run; what they do is in {} (leakscope report --pid PID FILE)",
+                remaining.len(),
+                self.arena.path().display()
+            ));
+        }
+        Outcome {
+            ended,
+            file: self.file_written.then(|| self.file.clone()),
+            children: std::mem::take(&mut self.children),
+            dropped: self.dropped,
+            remaining,
+            notes: std::mem::take(&mut self.notes),
+        }
+    }
+
+    /// Seals the command's own file. On failure the arena stays.
+    fn settle_root(&mut self, offset: u64, ended: Ended) -> bool {
+        self.note_time(offset);
+        let Ok(mut snapshot) = self.arena.snapshot(offset) else { return false };
+        snapshot.process.end = match ended {
+            Ended::Exited(status) => End::Exited(status as u32),
+            Ended::Signaled(signal) => End::Signaled(signal as u32),
+        };
+        snapshot.process.host_pid = self.root;
+        if let Some(window) = self.arena.window(offset) {
+            let (kind, status) = match ended {
+                Ended::Exited(status) => (1, status),
+                Ended::Signaled(signal) => (2, signal),
+            };
+            window.end_status.store(status as u32, Relaxed);
+            window.end.store(kind, Release);
+        }
+        match seal(&snapshot, &self.file) {
+            Ok(_) => {
+                self.file_written = true;
+                true
+            }
+            Err(error) => {
+                self.note(format!(
+                    "cannot write {}: {error}; the heap file stays in memory at {}",
+                    self.file.display(),
+                    self.arena.path().display()
+                ));
+                // The link still leads there.
+                self.file_written = self.file.is_symlink();
+                false
+            }
+        }
+    }
+}
+
+enum Life {
+    Running,
+    Ended(End),
+}
+
+/// The wait status of a zombie, where it may be read.
+fn zombie_end(exit_code: u32) -> End {
+    match (exit_code & 0x7f, exit_code >> 8) {
+        (0, status) => End::Exited(status & 0xff),
+        (signal, _) => End::Signaled(signal),
+    }
+}
+
+/// Heap bytes in use and ever allocated, by the sums over all threads.
+fn totals(arena: &Arena, window: &Window) -> (u64, u64) {
+    let count = (window.shard_count.load(Acquire) as usize).min(window.shards.len());
+    let mut allocated = 0u64;
+    let mut freed = 0u64;
+    for units in window.shards.iter().take(count) {
+        let offset = u64::from(units.load(Acquire)) * UNIT;
+        if offset != 0
+            && let Some(shard) = arena.at::<Shard>(offset)
+        {
+            freed = freed.wrapping_add(shard.freed_bytes.load(Relaxed));
+            allocated = allocated.wrapping_add(shard.allocated_bytes.load(Relaxed));
+        }
+    }
+    (allocated.saturating_sub(freed), allocated)
+}
+
+fn halve(window: &Window) {
+    let mut kept = 0;
+    for index in (1..TIMELINE).step_by(2) {
+        let (Some(from), Some(first), Some(to)) =
+            (window.timeline.get(index), window.timeline.get(index - 1), window.timeline.get(kept))
+        else {
+            break;
+        };
+        // Of each pair the higher one stays, so that peaks survive.
+        let from = if first.inuse.load(Relaxed) > from.inuse.load(Relaxed) { first } else { from };
+        to.tick.store(from.tick.load(Relaxed), Relaxed);
+        to.inuse.store(from.inuse.load(Relaxed), Relaxed);
+        to.rss.store(from.rss.load(Relaxed), Relaxed);
+        to.allocated.store(from.allocated.load(Relaxed), Relaxed);
+        kept += 1;
+    }
+    window.timeline_len.store(kept as u32, Release);
+}
+
+/// Writes down the names of threads that are seen for the first time.
+fn note_thread_names(window: &Window) {
+    let pid = window.pid.load(Relaxed);
+    let unnamed = |name: &[AtomicU8]| name.first().is_some_and(|byte| byte.load(Relaxed) == 0);
+    let records =
+        window.threads.iter().filter(|record| record.tid.load(Acquire) != 0 && unnamed(&record.name));
+    for record in records.take(NAMES_PER_ROUND) {
+        let path = format!("/proc/{pid}/task/{}/comm", record.tid.load(Acquire));
+        if let Ok(name) = std::fs::read(path) {
+            let name = name.iter().take_while(|&&byte| byte != b'\n').take(15);
+            for (place, &byte) in record.name.iter().zip(name) {
+                place.store(byte, Relaxed);
+            }
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! The shared memory that everything is written to: checked offsets, and space by atomic bump pointers.
+//!
+//! Invariants: an address leaves this module only if it lies inside the mapping; space is handed out only if
+//! it is backed by memory already (by the holder, or populated here with an error instead of a fault).
+
+use crate::sys;
+use core::mem::{align_of, size_of};
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use leakscope_heapfile::layout::{CHUNK, ChunkHeader, Superblock, UNIT, Window};
+
+/// End of what this process may be handed; lower than the arena if its address space is short.
+static LIMIT: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// Lowers that end. False if it is lower already.
+pub(crate) fn lower_limit(to: u64) -> bool {
+    LIMIT.fetch_min(to, AcqRel) > to
+}
+
+/// The mapping. Copied freely; valid for the rest of the process's life.
+#[derive(Clone, Copy)]
+pub(crate) struct Arena {
+    base: *mut u8,
+    len: u64,
+}
+
+impl Arena {
+    /// No arena: every access fails.
+    pub(crate) const NONE: Arena = Arena { base: core::ptr::null_mut(), len: 0 };
+
+    /// # Safety
+    /// `base` must be a mapping of `len` bytes, at least one chunk, that stays.
+    pub(crate) unsafe fn new(base: *mut u8, len: u64) -> Arena {
+        Arena { base, len }
+    }
+
+    /// Start of the mapping.
+    pub(crate) fn base(self) -> *mut u8 {
+        self.base
+    }
+
+    /// Bytes mapped.
+    pub(crate) fn len(self) -> u64 {
+        self.len
+    }
+
+    /// The superblock.
+    pub(crate) fn superblock(self) -> Option<&'static Superblock> {
+        self.at(0)
+    }
+
+    /// The record at `offset`, if it lies wholly inside and is aligned. Records are made of atomics and of
+    /// fields written before they were published.
+    #[inline(always)]
+    pub(crate) fn at<T>(self, offset: u64) -> Option<&'static T> {
+        let size = size_of::<T>() as u64;
+        if offset > self.len || self.len - offset < size || offset % (align_of::<T>() as u64) != 0 {
+            return None;
+        }
+        // SAFETY: checked to lie inside the mapping, which is never unmapped and zero or written as `T`; all
+        // record types are valid for any bit pattern.
+        Some(unsafe { &*self.base.add(offset as usize).cast::<T>() })
+    }
+
+    /// `count` consecutive records at `offset`.
+    #[inline(always)]
+    pub(crate) fn slice<T>(self, offset: u64, count: usize) -> Option<&'static [T]> {
+        let size = (size_of::<T>() as u64).checked_mul(count as u64)?;
+        if offset > self.len || self.len - offset < size || offset % (align_of::<T>() as u64) != 0 {
+            return None;
+        }
+        // SAFETY: as in `at`.
+        Some(unsafe { core::slice::from_raw_parts(self.base.add(offset as usize).cast::<T>(), count) })
+    }
+
+    /// The record that a 32-bit reference names; 0 is none.
+    #[inline(always)]
+    pub(crate) fn unit<T>(self, units: u32) -> Option<&'static T> {
+        if units == 0 { None } else { self.at(u64::from(units) * UNIT) }
+    }
+
+    /// Offset of something inside the arena.
+    pub(crate) fn offset_of<T>(self, record: &T) -> u64 {
+        (core::ptr::from_ref(record) as u64).wrapping_sub(self.base as u64)
+    }
+
+    /// Hands out `bytes` of zeroed space for a window, aligned to [`UNIT`]. None if no memory can be had.
+    pub(crate) fn allocate(self, window: &Window, bytes: u64) -> Option<u64> {
+        let bytes = bytes.next_multiple_of(UNIT);
+        let owner = self.offset_of(window);
+        if bytes > CHUNK - UNIT {
+            let chunks = (bytes + UNIT).div_ceil(CHUNK);
+            return self.take_chunks(chunks, owner).map(|chunk| chunk + UNIT);
+        }
+        loop {
+            let current = window.bump.load(Relaxed);
+            let used = current % CHUNK;
+            // A bump pointer on a chunk's boundary has used its chunk up.
+            if current != 0 && used != 0 && used + bytes <= CHUNK {
+                if window.bump.compare_exchange_weak(current, current + bytes, AcqRel, Relaxed).is_ok() {
+                    return Some(current);
+                }
+                continue;
+            }
+            let chunk = self.take_chunks(1, owner)?;
+            let fresh = chunk + UNIT;
+            if window.bump.compare_exchange(current, fresh + bytes, AcqRel, Relaxed).is_ok() {
+                return Some(fresh);
+            }
+            self.give_back(chunk);
+        }
+    }
+
+    /// Claims `chunks` consecutive chunks for `owner` (0 = to be set by the caller).
+    pub(crate) fn take_chunks(self, chunks: u64, owner: u64) -> Option<u64> {
+        let superblock = self.superblock()?;
+        let recycled = if chunks == 1 { self.pop_free(superblock) } else { None };
+        let chunk = match recycled {
+            Some(chunk) => chunk,
+            None => {
+                let bytes = chunks.checked_mul(CHUNK)?;
+                let start = superblock
+                    .next
+                    .fetch_update(AcqRel, Relaxed, |next| {
+                        let end = next.checked_add(bytes)?;
+                        (end <= self.len.min(LIMIT.load(Relaxed)) && self.backed(superblock, next, end))
+                            .then_some(end)
+                    })
+                    .ok()?;
+                start
+            }
+        };
+        let header: &ChunkHeader = self.at(chunk)?;
+        if recycled.is_some() || chunks == 1 {
+            // Maps the pages at once: one call instead of a fault each.
+            // SAFETY: the range lies inside the mapping.
+            unsafe {
+                let start = self.base.add(chunk as usize);
+                sys::madvise(start, (chunks * CHUNK) as usize, sys::MADV_POPULATE_WRITE);
+            }
+        }
+        header.chunks.store(chunks as u32, Relaxed);
+        header.owner.store(owner, Release);
+        Some(chunk)
+    }
+
+    /// Whether `start..end` is backed by memory; populates it if the holder has not come that far.
+    fn backed(self, superblock: &Superblock, start: u64, end: u64) -> bool {
+        if end <= superblock.ready.load(Acquire) {
+            return true;
+        }
+        let bytes = (end - start) as i64;
+        if superblock.self_budget.fetch_sub(bytes, AcqRel) < bytes {
+            superblock.self_budget.fetch_add(bytes, AcqRel);
+            return false;
+        }
+        // SAFETY: the range lies inside the mapping. Unlike a touch, this reports a full file system or a
+        // memory limit as an error.
+        unsafe {
+            sys::madvise(self.base.add(start as usize), (end - start) as usize, sys::MADV_POPULATE_WRITE)
+        }
+    }
+
+    fn pop_free(self, superblock: &Superblock) -> Option<u64> {
+        loop {
+            let head = superblock.free_chunks.load(Acquire);
+            let number = head & 0xffff_ffff;
+            // Beyond the limit: left for other processes.
+            if number == 0 || (number + 1) * CHUNK > self.len.min(LIMIT.load(Relaxed)) {
+                return None;
+            }
+            let header: &ChunkHeader = self.at(number * CHUNK)?;
+            let next = u64::from(header.next_free.load(Relaxed));
+            // The tag makes a head that was popped and pushed again in between different.
+            let replacement = ((head >> 32).wrapping_add(1) << 32) | next;
+            if superblock.free_chunks.compare_exchange_weak(head, replacement, AcqRel, Relaxed).is_ok() {
+                header.next_free.store(0, Relaxed);
+                return Some(number * CHUNK);
+            }
+        }
+    }
+
+    /// Returns an unused (still zeroed) chunk.
+    fn give_back(self, chunk: u64) {
+        let (Some(superblock), Some(header)) = (self.superblock(), self.at::<ChunkHeader>(chunk)) else {
+            return;
+        };
+        header.owner.store(0, Relaxed);
+        header.chunks.store(0, Relaxed);
+        loop {
+            let head = superblock.free_chunks.load(Acquire);
+            header.next_free.store(head as u32, Relaxed);
+            let replacement = ((head >> 32).wrapping_add(1) << 32) | (chunk / CHUNK);
+            if superblock.free_chunks.compare_exchange_weak(head, replacement, AcqRel, Relaxed).is_ok() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! A target that limits its own address space must not pay for the tracer's reservation.
+
+use crate::{arena, process, real, sys};
+use core::ffi::c_void;
+use leakscope_heapfile::layout::CHUNK;
+
+const RLIMIT_AS: i32 = 9;
+/// What of the reservation stays usable.
+const KEPT: u64 = 64 << 20;
+
+pub(crate) unsafe extern "C" fn setrlimit(resource: i32, limit: *const [u64; 2]) -> i32 {
+    type Real = unsafe extern "C" fn(i32, *const [u64; 2]) -> i32;
+    real::resolve();
+    // SAFETY: the symbol of that name in a C library has that type; the arguments are the caller's own.
+    unsafe {
+        before(resource, limit);
+        match real::setrlimit() {
+            0 => -1,
+            function => core::mem::transmute::<usize, Real>(function)(resource, limit),
+        }
+    }
+}
+
+pub(crate) unsafe extern "C" fn prlimit(
+    pid: i32,
+    resource: i32,
+    limit: *const [u64; 2],
+    old: *mut c_void,
+) -> i32 {
+    type Real = unsafe extern "C" fn(i32, i32, *const [u64; 2], *mut c_void) -> i32;
+    real::resolve();
+    // SAFETY: the symbol of that name in a C library has that type; the arguments are the caller's own.
+    unsafe {
+        if pid == 0 || pid as u32 == process::pid() {
+            before(resource, limit);
+        }
+        match real::prlimit() {
+            0 => -1,
+            function => core::mem::transmute::<usize, Real>(function)(pid, resource, limit, old),
+        }
+    }
+}
+
+/// Gives back the part of the reservation that is not in use, if the address space is about to be limited.
+unsafe fn before(resource: i32, limit: *const [u64; 2]) {
+    // SAFETY: the caller passes null or a limit.
+    if resource != RLIMIT_AS || limit.is_null() || unsafe { (*limit)[0] } == u64::MAX {
+        return;
+    }
+    let arena = process::arena();
+    let Some(superblock) = arena.superblock() else { return };
+    let next = superblock.next.load(core::sync::atomic::Ordering::Acquire);
+    let keep = (next + KEPT).next_multiple_of(CHUNK);
+    if keep < arena.len() && arena::lower_limit(keep) {
+        // SAFETY: nothing beyond `next` has been handed out to this process, and from now on nothing beyond
+        // `keep` will be; threads that are just being handed a chunk stay within what is kept.
+        unsafe { sys::munmap(arena.base().add(keep as usize), (arena.len() - keep) as usize) };
+    }
+}

@@ -1,0 +1,160 @@
+//! System calls that the tracer makes, by their own names. None touches `errno`.
+
+use crate::arch::{nr, syscall};
+
+pub(crate) const PROT_READ: usize = 1;
+pub(crate) const PROT_WRITE: usize = 2;
+pub(crate) const MAP_SHARED: usize = 1;
+pub(crate) const MAP_PRIVATE: usize = 2;
+pub(crate) const MAP_ANONYMOUS: usize = 0x20;
+pub(crate) const MAP_NORESERVE: usize = 0x4000;
+pub(crate) const MADV_WIPEONFORK: usize = 18;
+pub(crate) const MADV_DONTDUMP: usize = 16;
+pub(crate) const MADV_POPULATE_WRITE: usize = 23;
+const O_RDWR_CLOEXEC_NOFOLLOW: usize = 0x2 | 0o2_000_000 | 0o400_000;
+const O_RDONLY_CLOEXEC: usize = 0o2_000_000;
+const RLIMIT_AS: usize = 9;
+
+/// An open descriptor; closed by [`File::close`] only (no `Drop`: the tracer may be interrupted by `fork`).
+pub(crate) struct File(usize);
+
+impl File {
+    /// Opens for reading and writing; `path` ends in NUL.
+    pub(crate) unsafe fn open_rw(path: *const u8) -> Option<File> {
+        // SAFETY: the caller passes a NUL-terminated path.
+        unsafe { Self::open(path, O_RDWR_CLOEXEC_NOFOLLOW) }
+    }
+    /// Opens for reading; `path` ends in NUL.
+    pub(crate) unsafe fn open_read(path: *const u8) -> Option<File> {
+        // SAFETY: the caller passes a NUL-terminated path.
+        unsafe { Self::open(path, O_RDONLY_CLOEXEC) }
+    }
+    unsafe fn open(path: *const u8, flags: usize) -> Option<File> {
+        // SAFETY: the caller passes a NUL-terminated path.
+        let fd = unsafe { syscall(nr::OPEN, [path as usize, flags, 0, 0, 0, 0]) };
+        usize::try_from(fd).ok().map(File)
+    }
+    /// Reads up to `buffer.len()` bytes; 0 at the end and on error.
+    pub(crate) fn read(&self, buffer: &mut [u8]) -> usize {
+        // SAFETY: the buffer is writable for its length.
+        let n = unsafe { syscall(nr::READ, [self.0, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0]) };
+        usize::try_from(n).unwrap_or(0)
+    }
+    /// Reads at an offset; 0 at the end and on error.
+    pub(crate) fn read_at(&self, buffer: &mut [u8], offset: usize) -> usize {
+        // SAFETY: the buffer is writable for its length.
+        let n = unsafe {
+            syscall(nr::PREAD64, [self.0, buffer.as_mut_ptr() as usize, buffer.len(), offset, 0, 0])
+        };
+        usize::try_from(n).unwrap_or(0)
+    }
+    /// Maps `length` bytes from the start, shared.
+    pub(crate) fn map_shared(&self, length: usize) -> Option<*mut u8> {
+        let flags = MAP_SHARED | MAP_NORESERVE;
+        // SAFETY: a new mapping at an address of the kernel's choice disturbs nothing.
+        let p = unsafe { syscall(nr::MMAP, [0, length, PROT_READ | PROT_WRITE, flags, self.0, 0]) };
+        (p > 0).then_some(p as *mut u8)
+    }
+    pub(crate) fn close(self) {
+        // SAFETY: the descriptor is ours.
+        unsafe { syscall(nr::CLOSE, [self.0, 0, 0, 0, 0, 0]) };
+    }
+}
+
+/// A fresh private page that reads as zero again in a forked child.
+pub(crate) fn map_fork_page() -> Option<*mut u8> {
+    let flags = MAP_PRIVATE | MAP_ANONYMOUS;
+    // SAFETY: a new anonymous mapping disturbs nothing.
+    let p = unsafe { syscall(nr::MMAP, [0, 4096, PROT_READ | PROT_WRITE, flags, usize::MAX, 0]) };
+    if p <= 0 {
+        return None;
+    }
+    // SAFETY: the page was just mapped.
+    let wiped = unsafe { syscall(nr::MADVISE, [p as usize, 4096, MADV_WIPEONFORK, 0, 0, 0]) };
+    (wiped == 0).then_some(p as *mut u8)
+}
+
+/// Fresh private memory of the process's own.
+pub(crate) fn map_private(length: usize) -> Option<*mut u8> {
+    let flags = MAP_PRIVATE | MAP_ANONYMOUS;
+    // SAFETY: a new anonymous mapping disturbs nothing.
+    let p = unsafe { syscall(nr::MMAP, [0, length, PROT_READ | PROT_WRITE, flags, usize::MAX, 0]) };
+    (p > 0).then_some(p as *mut u8)
+}
+
+/// `madvise`; whether it succeeded.
+pub(crate) unsafe fn madvise(address: *mut u8, length: usize, advice: usize) -> bool {
+    // SAFETY: the caller passes a range of its own.
+    unsafe { syscall(nr::MADVISE, [address as usize, length, advice, 0, 0, 0]) == 0 }
+}
+
+/// Unmaps a range of the tracer's own.
+pub(crate) unsafe fn munmap(address: *mut u8, length: usize) {
+    // SAFETY: the caller passes a range of its own.
+    unsafe { syscall(nr::MUNMAP, [address as usize, length, 0, 0, 0, 0]) };
+}
+
+/// Own pid.
+pub(crate) fn getpid() -> u32 {
+    // SAFETY: no arguments.
+    unsafe { syscall(nr::GETPID, [0; 6]) as u32 }
+}
+/// Parent's pid.
+pub(crate) fn getppid() -> u32 {
+    // SAFETY: no arguments.
+    unsafe { syscall(nr::GETPPID, [0; 6]) as u32 }
+}
+/// Own tid.
+pub(crate) fn gettid() -> u32 {
+    // SAFETY: no arguments.
+    unsafe { syscall(nr::GETTID, [0; 6]) as u32 }
+}
+
+/// Whether thread `tid` of this process is gone. Signal 0 asks without sending.
+pub(crate) fn thread_is_gone(pid: u32, tid: u32) -> bool {
+    const ESRCH: isize = -3;
+    // SAFETY: signal 0 has no effect.
+    unsafe { syscall(nr::TGKILL, [pid as usize, tid as usize, 0, 0, 0, 0]) == ESRCH }
+}
+
+/// Whether `address` can be read, found out without touching it: the kernel copies the new mask in before it
+/// looks at `how`, which is invalid here, so nothing changes either way.
+pub(crate) fn is_readable(address: usize) -> bool {
+    const EFAULT: isize = -14;
+    // SAFETY: an invalid `how` changes nothing; the kernel checks the address.
+    unsafe { syscall(nr::RT_SIGPROCMASK, [usize::MAX, address & !7, 0, 8, 0, 0]) != EFAULT }
+}
+
+/// CLOCK_MONOTONIC in nanoseconds.
+pub(crate) fn monotonic_ns() -> u64 {
+    let mut time = [0u64; 2];
+    // SAFETY: the kernel writes a timespec of two words.
+    unsafe { syscall(nr::CLOCK_GETTIME, [1, time.as_mut_ptr() as usize, 0, 0, 0, 0]) };
+    time[0].wrapping_mul(1_000_000_000).wrapping_add(time[1])
+}
+
+/// Soft limit of the address space in bytes; none if unlimited.
+pub(crate) fn address_space_limit() -> Option<u64> {
+    let mut limit = [u64::MAX; 2];
+    // SAFETY: the kernel writes an rlimit of two words.
+    unsafe { syscall(nr::GETRLIMIT, [RLIMIT_AS, limit.as_mut_ptr() as usize, 0, 0, 0, 0]) };
+    (limit[0] != u64::MAX).then_some(limit[0])
+}
+
+/// Reads a symbolic link; bytes written to `buffer`.
+pub(crate) unsafe fn readlink(path: *const u8, buffer: &mut [u8]) -> usize {
+    // SAFETY: the caller passes a NUL-terminated path; the buffer is writable for its length.
+    let n = unsafe {
+        syscall(nr::READLINK, [path as usize, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0])
+    };
+    usize::try_from(n).unwrap_or(0)
+}
+
+/// Ends the process at once.
+#[allow(dead_code)]
+pub(crate) fn abort() -> ! {
+    loop {
+        // SAFETY: does not return.
+        unsafe { syscall(nr::EXIT_GROUP, [125, 0, 0, 0, 0, 0]) };
+    }
+}
