@@ -31,6 +31,10 @@ pub struct OverheadArgs {
     /// Few rounds: to see that everything runs, not to learn what it costs
     #[arg(long)]
     quick: bool,
+    /// Count the program's own processor time in the churns, for a look while the machine is busy; waiting for locks
+    /// does not show in it
+    #[arg(long)]
+    cpu_time: bool,
     /// Only these benchmarks; a name stands for all that begin with it (churn-1, deep, sqlite3, redis, startup, ...)
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     only: Vec<String>,
@@ -52,6 +56,7 @@ struct Bench {
     /// The churn without.
     churn_without_frame_pointers: PathBuf,
     quick: bool,
+    cpu_time: bool,
     only: Vec<String>,
 }
 
@@ -78,6 +83,7 @@ pub fn overhead(args: &OverheadArgs) -> Result<bool> {
         churn: compile(&root, &target, "churn", "-fno-omit-frame-pointer")?,
         churn_without_frame_pointers: compile(&root, &target, "churn-nofp", "-fomit-frame-pointer")?,
         quick: args.quick,
+        cpu_time: args.cpu_time,
         only: args.only.clone(),
     };
     let groups: [(&str, Measure); 7] = [
@@ -112,7 +118,7 @@ pub fn overhead(args: &OverheadArgs) -> Result<bool> {
     println!("{text}");
     if failed {
         progress("something failed; bench/overhead.md stays as it is");
-    } else if args.quick || !args.only.is_empty() || !args.tools.is_empty() {
+    } else if args.quick || args.cpu_time || !args.only.is_empty() || !args.tools.is_empty() {
         progress("a partial run; bench/overhead.md stays as it is");
     } else {
         let path = root.join("bench/overhead.md");

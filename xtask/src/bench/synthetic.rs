@@ -180,6 +180,7 @@ type Samples = BTreeMap<&'static str, BTreeMap<usize, f64>>;
 
 fn sample(bench: &Bench, workload: &Workload, remarks: &mut Vec<String>) -> Result<Samples> {
     let program = if workload.frame_pointers { &bench.churn } else { &bench.churn_without_frame_pointers };
+    let clock = if bench.cpu_time { "cpu_ns_per_pair" } else { "ns_per_pair" };
     let rounds = bench.rounds(ROUNDS);
     let slow_rounds = bench.rounds(SLOW_ROUNDS);
     let mut samples = Samples::new();
@@ -198,7 +199,7 @@ fn sample(bench: &Bench, workload: &Workload, remarks: &mut Vec<String>) -> Resu
             words.extend(["--ops", &operations]);
             let result = bench
                 .run(tool, program, &arguments(&words), Duration::from_secs(120))
-                .and_then(|finished| value(&finished.stdout, "ns_per_pair"));
+                .and_then(|finished| value(&finished.stdout, clock));
             match result {
                 Ok(nanoseconds) => {
                     samples.entry(tool.name()).or_default().insert(round, nanoseconds);

@@ -40,7 +40,7 @@ pub fn demo() -> Result<ExitCode> {
 
     println!("A small web service with three memory leaks, run under leakscope like any other program:\n");
     let mut run = Command::new(&program);
-    run.args(["run", "-o"]).arg(&heap_file);
+    run.args(["run", "--top", "3", "-o"]).arg(&heap_file);
     run.arg("--").arg(&program).args(["demo-service", "--port-file"]).arg(&port_file);
     print_command(&run);
     let mut service =
