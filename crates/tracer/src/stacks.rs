@@ -7,7 +7,8 @@ use crate::arena::Arena;
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use leakscope_heapfile::layout::{
-    MAX_STACKS, NODE_BLOCK, NODE_BLOCKS, NodeIndex, NodeRecord, STACK_BLOCK, STACK_BLOCKS, UNIT, Window,
+    MAX_STACKS, MODULE_PSEUDO, NODE_BLOCK, NODE_BLOCKS, NodeIndex, NodeRecord, PC_BITS, PSEUDO_MAPPED,
+    STACK_BLOCK, STACK_BLOCKS, UNIT, Window,
 };
 
 const FIRST_INDEX_SLOTS: u32 = 4096;
@@ -47,6 +48,17 @@ pub(crate) fn stack_of(arena: Arena, window: &Window, number: u32) -> u32 {
         return known;
     }
     new_stack(arena, window, number, record).unwrap_or(0)
+}
+
+/// The number of the stack that stands for mappings made under `stack`.
+pub(crate) fn mapping_of(arena: Arena, window: &Window, stack: u32) -> u32 {
+    let node = window.stack_blocks.get(stack as usize / STACK_BLOCK).and_then(|block| {
+        let block = u64::from(block.load(Acquire)) * UNIT;
+        let place: &AtomicU32 = arena.at(block + (stack as usize % STACK_BLOCK * 4) as u64)?;
+        (stack != 0 && block != 0).then(|| place.load(Acquire))
+    });
+    let key = u64::from(MODULE_PSEUDO) << PC_BITS | PSEUDO_MAPPED;
+    intern(arena, window, node.unwrap_or(ROOT), key).map_or(0, |node| stack_of(arena, window, node))
 }
 
 /// The record of a node.

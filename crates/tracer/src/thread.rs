@@ -8,13 +8,12 @@
 
 use crate::arena::Arena;
 use crate::blocks::{self, SpanPage};
-use crate::unwind::Walker;
+use crate::unwind::{Context, Walked, Walker};
 use crate::{arch, mappings, process, stacks, sys};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, AtomicU64};
 use leakscope_heapfile::layout::{
-    COUNTER_DIR, COUNTER_PAGE, Counters, MODULE_PSEUDO, PC_BITS, PSEUDO_MAPPED, SHARDS, Shard, Superblock,
-    THREADS, UNIT, Window, slot,
+    COUNTER_DIR, COUNTER_PAGE, Counters, SHARDS, Shard, Superblock, THREADS, UNIT, Window, slot,
 };
 
 /// A nested hook (a signal handler's, or the allocator's own call) is at most this far down the stack.
@@ -179,8 +178,11 @@ impl Thread {
             blocks::prefetch(self.arena, page, address as u64);
         }
         let tick = self.tick();
-        let walked = self.walker.walk(self.arena, self.window, sp, bp, tick);
-        let stack = walked.stack;
+        let context = Context { arena: self.arena, window: self.window, tick };
+        let Walked { stack, truncated } = self.walker.walk(context, sp, bp);
+        if truncated {
+            bump(&self.window.truncated, 1);
+        }
         let inserted = page.is_some_and(|page| {
             let size_field = self.size_field(address as u64, size);
             let words = (
@@ -207,6 +209,9 @@ impl Thread {
     /// Forgets a block that is about to be freed.
     #[inline(always)]
     pub(crate) fn freed(&mut self, address: usize) {
+        // The allocator will touch these lines next; fetch them while the block is looked up.
+        arch::prefetch((address.wrapping_sub(16)) as *const u8);
+        arch::prefetch(address as *const u8);
         let found = self
             .span_page(address as u64, false)
             .and_then(|page| blocks::find(self.arena, page, address as u64, slot::HEAP));
@@ -256,12 +261,9 @@ impl Thread {
     /// The stack of the present call, for a mapping made by the program itself.
     pub(crate) fn mapping_stack(&mut self, sp: usize, bp: usize) -> u32 {
         let tick = self.tick();
-        let walked = self.walker.walk(self.arena, self.window, sp, bp, tick);
-        let key = u64::from(MODULE_PSEUDO) << PC_BITS | PSEUDO_MAPPED;
-        walked
-            .node
-            .and_then(|node| stacks::intern(self.arena, self.window, node, key))
-            .map_or(0, |node| stacks::stack_of(self.arena, self.window, node))
+        let context = Context { arena: self.arena, window: self.window, tick };
+        let walked = self.walker.walk(context, sp, bp);
+        stacks::mapping_of(self.arena, self.window, walked.stack)
     }
 
     /// Records a mapping of `pages` pages.

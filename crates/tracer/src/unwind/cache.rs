@@ -2,13 +2,13 @@
 
 use super::cfi;
 use super::rule::Rule;
+use super::walker::Context;
 use crate::arch;
-use crate::arena::Arena;
 use crate::modules;
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use leakscope_heapfile::layout::{PC_BITS, Window};
+use leakscope_heapfile::layout::PC_BITS;
 
 /// Sets of four entries of 16 bytes: one cache line each.
 const SETS: usize = 4096;
@@ -38,7 +38,7 @@ pub(crate) fn clear() {
 
 /// The rule for the frame at `pc`, and the number of its module.
 #[inline]
-pub(crate) fn rule(pc: usize, interrupted: bool, arena: Arena, window: &Window, tick: u32) -> (Rule, u16) {
+pub(super) fn rule(pc: usize, interrupted: bool, context: Context<'_>) -> (Rule, u16) {
     let key = pc as u64 & (INTERRUPTED - 1) | if interrupted { INTERRUPTED } else { 0 };
     let hash = key.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
     let Some(set) = SETS_TABLE.get(hash as usize % SETS) else { return (Rule::FRAME_POINTER, 0) };
@@ -52,19 +52,12 @@ pub(crate) fn rule(pc: usize, interrupted: bool, arena: Arena, window: &Window, 
             }
         }
     }
-    find(key, set, pc, interrupted, arena, window, tick)
+    find(key, set, pc, interrupted, context)
 }
 
 #[cold]
-fn find(
-    key: u64,
-    set: &Set,
-    pc: usize,
-    interrupted: bool,
-    arena: Arena,
-    window: &Window,
-    tick: u32,
-) -> (Rule, u16) {
+fn find(key: u64, set: &Set, pc: usize, interrupted: bool, context: Context<'_>) -> (Rule, u16) {
+    let Context { arena, window, tick } = context;
     // A return address points behind the call, which may be the end of the function.
     let lookup = if interrupted { pc } else { pc.wrapping_sub(1) };
     let (rule, module) = match modules::find(lookup, arena, window, tick) {

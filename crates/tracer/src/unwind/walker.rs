@@ -1,0 +1,430 @@
+//! A thread's walks, each made from the one before.
+//!
+//! A thread remembers its previous walk: for every frame its registers, where on the stack they were read, and
+//! the rule that led on to the caller. A walk is a pure function of the registers it starts with and the words it
+//! reads. So a remembered frame with the present registers has the remembered caller's place, and whether the
+//! caller is still the same is one comparison, of a word at a known address: no rule is evaluated and no load
+//! waits for another. Only frames that differ are stepped through.
+//!
+//! A stack is identified by the sum over its frames of a 64-bit mix of (code address, position from the outermost
+//! frame). When a few frames differ, only their terms change. A per-thread table leads from that sum to the stack
+//! number; only stacks that it does not hold are looked up in the heap file's trie.
+//!
+//! Only addresses between the hook's stack pointer and the end of the thread's stack are read. A stack that is
+//! not the thread's own (fibers, alternate signal stacks) is probed page by page before it is read, every time,
+//! and not remembered, since it could be unmapped between two walks.
+
+use super::bounds::{Reader, StackBounds};
+use super::rule::{Bp, Cfa, Rule};
+use super::{Caller, Registers, Step, cache, generation, step};
+use crate::arena::Arena;
+use crate::stacks;
+use leakscope_heapfile::layout::{MODULE_PSEUDO, PC_BITS, PSEUDO_TRUNCATED, Window};
+
+/// Deepest stack that is recorded whole.
+const MAX_FRAMES: usize = 256;
+/// What is kept of a deeper one: its innermost frames.
+const KEPT_FRAMES: usize = 192;
+/// Entries of the table from sums to stack numbers.
+const KNOWN_STACKS: usize = 4096;
+const TRUNCATED_KEY: u64 = (MODULE_PSEUDO as u64) << PC_BITS | PSEUDO_TRUNCATED;
+
+/// A frame of a walk.
+#[derive(Clone, Copy)]
+struct Frame {
+    at: Caller,
+    /// How to find its caller.
+    rule: Rule,
+    /// Whether `rule` depends on the frame pointer.
+    uses_bp: bool,
+    module: u16,
+    /// Its term of the sum.
+    term: u64,
+}
+
+impl Frame {
+    fn key(&self) -> u64 {
+        let pc = self.at.registers.pc as u64 & ((1 << PC_BITS) - 1);
+        pc | u64::from(self.module) << PC_BITS
+    }
+}
+
+/// What a walk gives.
+#[derive(Clone, Copy)]
+pub(crate) struct Walked {
+    /// Stack number; 0 if there is no space for one.
+    pub(crate) stack: u32,
+    /// Whether the stack was cut at the depth limit.
+    pub(crate) truncated: bool,
+}
+
+/// A thread's memory of its previous walk. Lives in zeroed memory: all zero is a valid value.
+pub(crate) struct Walker {
+    bounds: StackBounds,
+    /// Remembered frames, outermost first.
+    depth: usize,
+    /// Sum of their terms.
+    sum: u64,
+    /// Their stack.
+    walked: Walked,
+    /// Whether the outermost remembered frame has callers beyond the depth limit.
+    truncated: bool,
+    /// Cache generation that the frames were made under.
+    generation: u32,
+    frames: [Frame; MAX_FRAMES],
+    /// New frames of the present walk, innermost first.
+    fresh: [Frame; MAX_FRAMES],
+    known: [(u64, u32); KNOWN_STACKS],
+}
+
+/// What a walk needs to know of the process.
+#[derive(Clone, Copy)]
+pub(crate) struct Context<'a> {
+    pub(crate) arena: Arena,
+    pub(crate) window: &'a Window,
+    pub(crate) tick: u32,
+}
+
+/// How following the remembered frames outwards ended.
+enum Followed {
+    /// At the outermost one, none having changed.
+    Same,
+    /// At the outermost one; some have changed.
+    Changed,
+    /// The caller of frame `index` is elsewhere than remembered.
+    Left { index: usize, caller: Caller },
+    /// Frame `index` no longer has a caller.
+    Ended { index: usize },
+    /// A signal frame, or something else that is not remembered.
+    Lost,
+}
+
+impl Walker {
+    /// For a new thread.
+    pub(crate) fn reset(&mut self, main_thread: bool) {
+        self.bounds = StackBounds::of_current_thread(main_thread);
+        self.depth = 0;
+        self.sum = 0;
+        self.known = [(0, 0); KNOWN_STACKS];
+    }
+
+    /// Whether `sp` is on the known part of the thread's own stack.
+    pub(crate) fn owns(&self, sp: usize) -> bool {
+        self.bounds.contains(sp)
+    }
+
+    /// Walks from the caller of the hook whose entry stack pointer was `sp`.
+    #[inline(always)]
+    pub(crate) fn walk(&mut self, context: Context<'_>, sp: usize, bp: usize) -> Walked {
+        // SAFETY: at entry the stack pointer points to the return address.
+        let pc = unsafe { *(sp as *const usize) };
+        let start = Registers { pc, sp: sp + 8, bp };
+        if !self.bounds.contains(sp) && !self.bounds.extend_to(sp) {
+            return self.walk_foreign(context, start);
+        }
+        if self.generation != generation() {
+            self.generation = generation();
+            self.depth = 0;
+            self.sum = 0;
+        }
+        // The very same stack is by far the most frequent case at a hot allocation site.
+        if let Some(last) = self.depth.checked_sub(1)
+            && let Some(frame) = self.frames.get(last)
+            && frame.at.registers.sp == start.sp
+            && frame.at.registers.pc == start.pc
+            && (frame.at.registers.bp == bp || !frame.uses_bp)
+            && self.is_unchanged_beyond(last, bp)
+        {
+            return self.walked;
+        }
+        self.walk_changed(context, start)
+    }
+
+    /// Whether everything outside frame `last`, where the frame pointer is `bp`, still reads as it did.
+    #[inline(always)]
+    fn is_unchanged_beyond(&self, last: usize, mut bp: usize) -> bool {
+        for frame in self.frames.get(..last).unwrap_or(&[]).iter().rev() {
+            let at = &frame.at;
+            // SAFETY: the addresses lie on this thread's own stack above a live frame, so they are mapped.
+            unsafe {
+                if *(at.pc_at as *const usize) != at.registers.pc {
+                    return false;
+                }
+                if at.bp_at != 0 {
+                    bp = *(at.bp_at as *const usize);
+                }
+            }
+            if frame.uses_bp && bp != at.registers.bp {
+                return false;
+            }
+        }
+        true
+    }
+
+    #[inline(never)]
+    fn walk_changed(&mut self, context: Context<'_>, start: Registers) -> Walked {
+        let mut reader = Reader::new(self.bounds, true, start.sp - 8);
+        let mut current = Caller { registers: start, pc_at: 0, bp_at: 0 };
+        let mut fresh = 0;
+        let mut truncated = false;
+        loop {
+            // Frames that have returned.
+            while let Some(frame) = self.depth.checked_sub(1).and_then(|last| self.frames.get(last))
+                && frame.at.registers.sp < current.registers.sp
+            {
+                self.sum = self.sum.wrapping_sub(frame.term);
+                self.depth -= 1;
+            }
+            let joins = self
+                .depth
+                .checked_sub(1)
+                .and_then(|last| self.frames.get(last))
+                .is_some_and(|frame| frame.at.registers.sp == current.registers.sp);
+            if joins {
+                match self.follow(context, &mut reader, current) {
+                    Followed::Same | Followed::Changed => {
+                        truncated = self.truncated;
+                        break;
+                    }
+                    Followed::Left { index, caller } => {
+                        if !self.set_aside(index, &mut fresh) {
+                            return self.walk_anew(context, start);
+                        }
+                        current = caller;
+                    }
+                    Followed::Ended { index } => {
+                        if !self.set_aside(index, &mut fresh) {
+                            return self.walk_anew(context, start);
+                        }
+                        self.forget();
+                        break;
+                    }
+                    Followed::Lost => return self.walk_anew(context, start),
+                }
+                continue;
+            }
+            let (rule, module) = cache::rule(current.registers.pc, false, context);
+            if !self.add_fresh(&mut fresh, current, rule, module) {
+                self.forget();
+                truncated = true;
+                break;
+            }
+            match step(rule, &mut reader, current.registers) {
+                Step::Caller(caller) => current = caller,
+                Step::Interrupted(_) => {
+                    self.forget();
+                    return self.walk_foreign(context, start);
+                }
+                Step::End => {
+                    self.forget();
+                    break;
+                }
+            }
+        }
+        let total = self.depth + fresh;
+        if self.depth > 0 && (total > MAX_FRAMES || (truncated && total < KEPT_FRAMES / 2)) {
+            // Too deep to remember, or too little left of a stack that was cut.
+            return self.walk_anew(context, start);
+        }
+        self.remember(context, fresh, truncated)
+    }
+
+    /// Walks without what is remembered.
+    #[cold]
+    fn walk_anew(&mut self, context: Context<'_>, start: Registers) -> Walked {
+        self.forget();
+        self.walk_changed(context, start)
+    }
+
+    fn forget(&mut self) {
+        self.depth = 0;
+        self.sum = 0;
+    }
+
+    /// Compares the remembered frames, from the innermost (which is where `current` is) outwards, with what the
+    /// stack says now, and replaces those that differ but are in the same place.
+    fn follow(&mut self, context: Context<'_>, reader: &mut Reader, mut current: Caller) -> Followed {
+        let mut changed = false;
+        let mut index = self.depth - 1;
+        loop {
+            let Some(frame) = self.frames.get_mut(index) else { return Followed::Lost };
+            let now = current.registers;
+            let same_code = frame.at.registers.pc == now.pc;
+            if same_code && (frame.at.registers.bp == now.bp || !frame.uses_bp) {
+                frame.at = current;
+                // The same registers lead to the same place.
+                let Some(next) = index.checked_sub(1) else {
+                    return if changed { Followed::Changed } else { Followed::Same };
+                };
+                let Some(outer) = self.frames.get(next) else { return Followed::Lost };
+                // SAFETY: as in `is_unchanged_beyond`.
+                let (pc, bp) = unsafe {
+                    let bp_at = outer.at.bp_at;
+                    let bp = if bp_at == 0 { now.bp } else { *(bp_at as *const usize) };
+                    (*(outer.at.pc_at as *const usize), bp)
+                };
+                current = Caller { registers: Registers { pc, sp: outer.at.registers.sp, bp }, ..outer.at };
+                index = next;
+                continue;
+            }
+            changed = true;
+            if !same_code {
+                let (rule, module) = cache::rule(now.pc, false, context);
+                let before = frame.term;
+                *frame = new_frame(current, rule, module);
+                frame.term = term(frame.key(), index);
+                self.sum = self.sum.wrapping_sub(before).wrapping_add(frame.term);
+            } else {
+                frame.at = current;
+            }
+            let rule = frame.rule;
+            let caller = match step(rule, reader, now) {
+                Step::Caller(caller) => caller,
+                Step::Interrupted(_) => return Followed::Lost,
+                Step::End if index == 0 => return Followed::Changed,
+                Step::End => return Followed::Ended { index },
+            };
+            match index.checked_sub(1).and_then(|next| Some((next, self.frames.get(next)?))) {
+                Some((next, outer)) if outer.at.registers.sp == caller.registers.sp => {
+                    current = caller;
+                    index = next;
+                }
+                None if self.truncated => return Followed::Lost,
+                _ => return Followed::Left { index, caller },
+            }
+        }
+    }
+
+    /// Moves the remembered frames from `index` inwards to the fresh ones. False if there are too many.
+    fn set_aside(&mut self, index: usize, fresh: &mut usize) -> bool {
+        while self.depth > index {
+            let Some(frame) = self.frames.get(self.depth - 1).copied() else { return false };
+            let Some(place) = self.fresh.get_mut(*fresh) else { return false };
+            *place = frame;
+            *fresh += 1;
+            self.sum = self.sum.wrapping_sub(frame.term);
+            self.depth -= 1;
+        }
+        true
+    }
+
+    /// Adds a fresh frame. False if the depth limit is reached.
+    fn add_fresh(&mut self, fresh: &mut usize, at: Caller, rule: Rule, module: u16) -> bool {
+        let Some(place) = self.fresh.get_mut(*fresh) else { return false };
+        *place = new_frame(at, rule, module);
+        *fresh += 1;
+        true
+    }
+
+    /// Puts the fresh frames onto the remembered ones and finds the stack's number.
+    fn remember(&mut self, context: Context<'_>, fresh: usize, truncated: bool) -> Walked {
+        // Of a stack that was cut, fewer frames are kept than fit, so that it can grow for a while.
+        let fresh = if truncated && self.depth == 0 { fresh.min(KEPT_FRAMES) } else { fresh };
+        for number in (0..fresh).rev() {
+            let (Some(frame), Some(place)) =
+                (self.fresh.get(number).copied(), self.frames.get_mut(self.depth))
+            else {
+                break;
+            };
+            *place = frame;
+            place.term = term(frame.key(), self.depth);
+            self.sum = self.sum.wrapping_add(place.term);
+            self.depth += 1;
+        }
+        self.truncated = truncated;
+        let sum = if truncated { self.sum ^ TRUNCATED_KEY } else { self.sum };
+        let stack = match self.known_stack(sum) {
+            Some(stack) => stack,
+            None => {
+                let frames = self.frames.get(..self.depth).unwrap_or(&[]);
+                let stack = intern(context, frames.iter(), truncated);
+                self.learn(sum, stack);
+                stack
+            }
+        };
+        self.walked = Walked { stack, truncated };
+        self.walked
+    }
+
+    #[inline(always)]
+    fn known_stack(&self, sum: u64) -> Option<u32> {
+        let (known, stack) = *self.known.get(sum as usize % KNOWN_STACKS)?;
+        (known == sum && stack != 0).then_some(stack)
+    }
+
+    fn learn(&mut self, sum: u64, stack: u32) {
+        if let Some(entry) = self.known.get_mut(sum as usize % KNOWN_STACKS) {
+            *entry = (sum, stack);
+        }
+    }
+
+    /// A walk that is not remembered: on a stack that is not the thread's own, or through a signal frame.
+    #[cold]
+    #[inline(never)]
+    fn walk_foreign(&mut self, context: Context<'_>, start: Registers) -> Walked {
+        let own = self.bounds.contains(start.sp - 8);
+        let mut reader = Reader::new(self.bounds, own, start.sp - 8);
+        let mut current = Caller { registers: start, pc_at: 0, bp_at: 0 };
+        let mut fresh = 0;
+        let mut interrupted = false;
+        let truncated = loop {
+            let (rule, module) = cache::rule(current.registers.pc, interrupted, context);
+            if !self.add_fresh(&mut fresh, current, rule, module) {
+                break true;
+            }
+            interrupted = false;
+            match step(rule, &mut reader, current.registers) {
+                Step::Caller(caller) => current = caller,
+                Step::Interrupted(registers) => {
+                    interrupted = true;
+                    reader.enter(self.bounds, registers.sp);
+                    current = Caller { registers, pc_at: 0, bp_at: 0 };
+                }
+                Step::End => break false,
+            }
+        };
+        let frames = self.fresh.get(..fresh).unwrap_or(&[]);
+        let mut sum = if truncated { TRUNCATED_KEY } else { 0 };
+        for (position, frame) in frames.iter().rev().enumerate() {
+            sum = u64::wrapping_add(sum, term(frame.key(), position));
+        }
+        let stack = match self.known_stack(sum) {
+            Some(stack) => stack,
+            None => {
+                let stack = intern(context, frames.iter().rev(), truncated);
+                self.learn(sum, stack);
+                stack
+            }
+        };
+        Walked { stack, truncated }
+    }
+}
+
+fn new_frame(at: Caller, rule: Rule, module: u16) -> Frame {
+    let uses_bp = matches!(rule.cfa, Cfa::Bp | Cfa::AtBp | Cfa::FramePointer) || rule.bp == Bp::AtBp;
+    Frame { at, rule, uses_bp, module, term: 0 }
+}
+
+/// A frame's contribution to its stack's sum (the finaliser of SplitMix64).
+#[inline(always)]
+fn term(key: u64, position: usize) -> u64 {
+    let mut z = key.wrapping_add((position as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+/// The number of the stack of these frames, outermost first.
+#[cold]
+#[inline(never)]
+fn intern<'a>(context: Context<'_>, frames: impl Iterator<Item = &'a Frame>, truncated: bool) -> u32 {
+    let Context { arena, window, .. } = context;
+    let mut node = Some(stacks::ROOT);
+    if truncated {
+        node = stacks::intern(arena, window, stacks::ROOT, TRUNCATED_KEY);
+    }
+    for frame in frames {
+        node = node.and_then(|parent| stacks::intern(arena, window, parent, frame.key()));
+    }
+    node.map_or(0, |node| stacks::stack_of(arena, window, node))
+}
