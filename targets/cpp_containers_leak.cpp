@@ -43,7 +43,7 @@ int main() {
         std::vector<char> buffer(1000); // FREED bytes=1000 blocks=1
         keep(new std::vector<char>(2000)); // LEAK bytes=2024 blocks=2
         keep(buffer.data());
-    });
+    }); // LIBC
     worker.join();
     struct Captured {
         char bytes[80];

@@ -15,7 +15,10 @@ struct LosingBuffer : std::streambuf {
     }
 };
 
-KEEP_CALL void write_three(std::ostream &stream) { stream << 123; }
+KEEP_CALL void write_three(std::ostream &stream) {
+    stream << 123;
+    keep(&stream);
+}
 
 KEEP_CALL void lose_in_sort(std::vector<int> &numbers) {
     int calls = 0;
@@ -25,7 +28,10 @@ KEEP_CALL void lose_in_sort(std::vector<int> &numbers) {
     });
 }
 
-KEEP_CALL void call(const std::function<void(int)> &function) { function(8); }
+KEEP_CALL void call(const std::function<void(int)> &function) {
+    function(8);
+    keep(nullptr);
+}
 
 int main() {
     LosingBuffer buffer;

@@ -37,6 +37,10 @@ int main(void) {
     errno = 0;
     check(mremap(moved, 600 * page, (size_t)1 << 46, MREMAP_MAYMOVE) == MAP_FAILED && errno == ENOMEM);
 
+    errno = 0;
+    check(munmap(moved, (size_t)-4096) == -1 && errno == EINVAL);
+    check(mmap(moved, (size_t)-4096, PROT_READ, flags, -1, 0) == MAP_FAILED && errno == ENOMEM);
+
     int file = open("/proc/self/exe", O_RDONLY);
     check(mmap(NULL, page, PROT_READ, MAP_PRIVATE, file, 0) != MAP_FAILED);
     close(file);

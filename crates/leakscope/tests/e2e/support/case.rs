@@ -120,7 +120,9 @@ impl Case {
         assert!(outcome.stderr.starts_with(&native.stderr), "{what}: standard error {}", outcome.err());
         let ran = Ran { native, traced, sources: self.sources.clone() };
         if self.checks_main {
-            ran.check_marks(&ran.traced.report(), "main", &what);
+            let report = ran.traced.report();
+            assert_eq!(report.totals.missed_events, 0, "{what}: missed events");
+            ran.check_marks(&report, "main", &what);
         }
         ran
     }
