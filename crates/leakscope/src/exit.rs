@@ -1,5 +1,6 @@
-//! Exit statuses of leakscope itself.
+//! Exit statuses of leakscope itself, and how it tells of errors.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 /// Wrong usage.
@@ -23,10 +24,29 @@ pub fn failed(error: &anyhow::Error) -> ExitCode {
     if broken_pipe {
         return ExitCode::SUCCESS;
     }
-    eprintln!("leakscope: {error:#}");
+    say(&chain(error));
     ExitCode::from(match error.downcast_ref::<Error>() {
         Some(Error::NotFound { .. }) => NOT_FOUND,
         Some(Error::NotExecutable { .. }) => NOT_EXECUTABLE,
         _ => FAILED,
     })
+}
+
+/// Prints a message to standard error. If that is closed or nobody reads it, the exit status has to do.
+pub fn say(message: &str) {
+    let _ = writeln!(std::io::stderr(), "leakscope: {message}");
+}
+
+/// An error and its causes. A cause that the message before it quotes already is not repeated.
+pub fn chain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.contains(&cause) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&cause);
+        }
+    }
+    text
 }

@@ -1,41 +1,101 @@
 //! `leakscope run`.
 
+use crate::cli::{DEBUGINFOD, NO_COLOR, STATE_HOME, Section};
+use crate::{exit, report};
 use anyhow::{Context, Result};
+use clap::ValueHint;
 use leakscope_holder::{Options, Outcome};
 use leakscope_profile::{Profile, View, formats};
 use leakscope_report::TextOptions;
 use leakscope_symbols::symbolize;
 use std::ffi::OsString;
-use std::io::{IsTerminal, Write};
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// The tracer's shared object, built beside this binary and carried in it.
 static TRACER: &[u8] = include_bytes!(env!("LEAKSCOPE_TRACER_OBJECT"));
 
+/// What help and man page end with.
+pub const SECTIONS: &[Section] = &[
+    Section {
+        heading: "Exit status",
+        items: &[
+            ("0 to 255", "The command's own."),
+            ("128 + N", "Signal N ended the command."),
+            ("2", "Wrong usage; the command was not run."),
+            ("125", "leakscope could not do its work, and did not run the command; standard error says why."),
+            ("126", "The command could not be executed."),
+            ("127", "The command was not found."),
+        ],
+    },
+    Section {
+        heading: "Environment",
+        items: &[
+            STATE_HOME,
+            DEBUGINFOD,
+            NO_COLOR,
+            (
+                "LD_PRELOAD",
+                "The command gets its own with the tracer in front; what the user had set stays in force.",
+            ),
+            (
+                "LEAKSCOPE_ARENA",
+                "Set for the command and its children: where they are traced into. A child without it runs untraced.",
+            ),
+        ],
+    },
+    Section {
+        heading: "Files",
+        items: &[
+            (
+                "$XDG_STATE_HOME/leakscope/runs/",
+                "A directory per run without -o: heap is the command's heap file, heap.<pid> a child's; last leads to \
+                 the last run. Nothing is removed from here by itself.",
+            ),
+            (
+                "/dev/shm/leakscope-*",
+                "The memory that a run is traced into, until it has ended; the heap file's name leads to it. If \
+                 leakscope is killed it stays, and holds everything: leakscope report FILE shows it.",
+            ),
+        ],
+    },
+];
+
 /// Arguments of `leakscope run`.
 #[derive(clap::Args)]
-#[command(after_help = "\
-Standard input, output and error are the command's own; the report goes to standard error after it has ended, and \
-leakscope exits as the command did (128 + N for signal N). Signals sent to leakscope go on to the command.
-
-The heap file can be read at any time, also while the command runs: leakscope report FILE.")]
+#[command(override_usage = "leakscope run [OPTIONS] -- <COMMAND>...")]
 pub struct Args {
     /// Write the heap file here (it must not exist); a child's goes to FILE.<pid> [default: a new directory
     /// under $XDG_STATE_HOME/leakscope, or /var/lib/leakscope for root]
-    #[arg(short, long, value_name = "FILE")]
+    ///
+    /// It is readable by its owner only. A program that a process executed after another one is in FILE.<pid>.2
+    /// and so on. While the command runs, FILE leads to the memory that it is traced into.
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     output: Option<PathBuf>,
     /// Also write the report as JSON (schema leakscope.report/1) to this file
-    #[arg(long, value_name = "FILE", require_equals = true)]
+    ///
+    /// A file that exists is overwritten; it stays empty if the command could not be traced. Bytes, blocks and
+    /// seconds are plain numbers, times are RFC 3339 in UTC.
+    #[arg(long, value_name = "FILE", require_equals = true, value_hint = ValueHint::FilePath)]
     json: Option<PathBuf>,
     /// Call sites to show
+    ///
+    /// The heap file and JSON hold all of them.
     #[arg(long, value_name = "N", default_value_t = 10)]
     top: usize,
     /// Heap files of child processes to keep; those with nothing unfreed go first
+    ///
+    /// The kept ones take at most 256 MiB of disk together; beyond that too, those with the least unfreed memory
+    /// are removed. The report says how many were.
     #[arg(long, value_name = "N", default_value_t = 100)]
     max_children: usize,
     /// The command and its arguments
+    ///
+    /// It is looked up in PATH, as a shell does. What follows it, options too, is its own.
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    #[arg(value_hint = ValueHint::CommandWithArguments)]
     command: Vec<OsString>,
 }
 
@@ -51,15 +111,17 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         max_children: args.max_children,
         max_children_bytes: MAX_CHILDREN_BYTES,
     };
+    // A place that cannot be written is told now, not when the command has run for a week.
+    let json = args.json.as_deref().map(report::create).transpose()?;
     let outcome = leakscope_holder::run(&options)?;
     // From here on the command's own status counts; what fails is said, and changes nothing.
-    if let Err(error) = report(args, &outcome) {
-        eprintln!("leakscope: {error:#}");
+    if let Err(error) = conclude(args, &outcome, json) {
+        exit::say(&exit::chain(&error));
     }
     Ok(ExitCode::from(outcome.ended.exit_status()))
 }
 
-fn report(args: &Args, outcome: &Outcome) -> Result<()> {
+fn conclude(args: &Args, outcome: &Outcome, json: Option<File>) -> Result<()> {
     let mut err = std::io::stderr().lock();
     let Some(file) = &outcome.file else {
         for note in &outcome.notes {
@@ -78,18 +140,18 @@ fn report(args: &Args, outcome: &Outcome) -> Result<()> {
     profile.notes.extend(children_note(outcome));
     let symbols = symbolize(&profile, &leakscope_symbols::Options::from_env())
         .context("cannot name the addresses of the profile")?;
-    let options = TextOptions {
-        view: View::InUse,
-        top: args.top,
-        color: std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
-    };
+    if let (Some(path), Some(file)) = (&args.json, json) {
+        let mut out = BufWriter::new(file);
+        let written = leakscope_report::write_json(&profile, &symbols, View::InUse, &mut out);
+        // The report for people comes in any case.
+        if let Err(error) = written.and_then(|()| out.flush()) {
+            writeln!(err, "leakscope: cannot write {}: {error}", path.display())?;
+        }
+    }
+    let options =
+        TextOptions { view: View::InUse, top: args.top, color: report::has_color(&std::io::stderr()) };
     write!(err, "{}", leakscope_report::text(&profile, &symbols, &options))?;
     writeln!(err, "\nheap file: {}", file.display())?;
-    if let Some(path) = &args.json {
-        let json = leakscope_report::json(&profile, &symbols, View::InUse);
-        let text = serde_json::to_vec_pretty(&json)?;
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    }
     Ok(())
 }
 

@@ -52,7 +52,11 @@ fn the_demo_names_its_three_leaks_and_nothing_else_and_prints_the_commands_it_ru
     assert!(!stderr.contains("check_health"), "the report blames what leaks nothing:\n{stderr}");
     let commands: Vec<&str> = stdout.lines().filter(|line| line.starts_with("$ ")).collect();
     assert!(commands.len() >= 3, "{stdout}");
-    assert!(commands[0].contains(" run --top 3 -o ") && commands[0].contains(" demo-service "), "{}", commands[0]);
+    assert!(
+        commands[0].contains(" run --top 3 -o ") && commands[0].contains(" demo-service "),
+        "{}",
+        commands[0]
+    );
 
     let heap_file = directory.join("demo.leakscope");
     let report = Command::new(LEAKSCOPE).arg("report").arg(&heap_file).args(["--format", "json"]).output();

@@ -8,12 +8,33 @@ mod service;
 
 pub use service::{ServiceArgs, serve};
 
+use crate::cli::{NO_COLOR, STATE_HOME, Section};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+
+/// What help and man page end with.
+pub const SECTIONS: &[Section] = &[
+    Section {
+        heading: "Exit status",
+        items: &[
+            ("0", "The service ran, and its leaks were reported."),
+            ("2", "Wrong usage."),
+            ("125", "Something failed; standard error says what, and what to do."),
+        ],
+    },
+    Section {
+        heading: "Environment",
+        items: &[
+            ("TMPDIR", "Where the directory with the demo's files is made. Unset: /tmp."),
+            STATE_HOME,
+            NO_COLOR,
+        ],
+    },
+];
 
 /// How often each request is made; with the pause between them, some three seconds.
 const ROUNDS: u32 = 600;

@@ -1,0 +1,53 @@
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_leakscope_global_optspecs
+    string join \n h/help V/version
+end
+
+function __fish_leakscope_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_leakscope_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_leakscope_using_subcommand
+    set -l cmd (__fish_leakscope_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c leakscope -n "__fish_leakscope_needs_command" -s h -l help -d 'Print help'
+complete -c leakscope -n "__fish_leakscope_needs_command" -s V -l version -d 'Print version'
+complete -c leakscope -n "__fish_leakscope_needs_command" -f -a "run" -d 'Run a command with every allocation traced; report what was never freed'
+complete -c leakscope -n "__fish_leakscope_needs_command" -f -a "report" -d 'Show a heap file, live or from a process that has ended'
+complete -c leakscope -n "__fish_leakscope_needs_command" -f -a "demo" -d 'A first tour: a small HTTP service that leaks in three ways, and the report that finds them'
+complete -c leakscope -n "__fish_leakscope_using_subcommand run" -s o -l output -d 'Write the heap file here (it must not exist); a child\'s goes to FILE.<pid> [default: a new directory under $XDG_STATE_HOME/leakscope, or /var/lib/leakscope for root]' -r -F
+complete -c leakscope -n "__fish_leakscope_using_subcommand run" -l json -d 'Also write the report as JSON (schema leakscope.report/1) to this file' -r -F
+complete -c leakscope -n "__fish_leakscope_using_subcommand run" -l top -d 'Call sites to show' -r
+complete -c leakscope -n "__fish_leakscope_using_subcommand run" -l max-children -d 'Heap files of child processes to keep; those with nothing unfreed go first' -r
+complete -c leakscope -n "__fish_leakscope_using_subcommand run" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c leakscope -n "__fish_leakscope_using_subcommand report" -l format -d 'What to write' -r -f -a "text\t'For people: totals, and the largest call sites'
+json\t'Everything, schema leakscope.report/1'
+pprof\t'Gzipped profile.proto, for pprof and the tools that read it'
+folded\t'One line per stack with its number, for flame graph tools'
+flamegraph\t'One SVG file for a browser, to zoom and search; it loads nothing'"
+complete -c leakscope -n "__fish_leakscope_using_subcommand report" -l view -d 'The number that call sites are sorted by and drawn with' -r -f -a "inuse\t'Bytes that were not freed: the leaks'
+peak\t'Bytes in use when the process had most in use'
+allocated\t'Bytes allocated over the whole life, freed or not'
+temporary\t'Blocks that were freed by their thread before it allocated anything else'"
+complete -c leakscope -n "__fish_leakscope_using_subcommand report" -l json -d 'JSON (schema leakscope.report/1), to standard output or to FILE' -r -F
+complete -c leakscope -n "__fish_leakscope_using_subcommand report" -s o -l output -d 'Write to this file instead of standard output' -r -F
+complete -c leakscope -n "__fish_leakscope_using_subcommand report" -l top -d 'Call sites to show in text' -r
+complete -c leakscope -n "__fish_leakscope_using_subcommand report" -l pid -d 'The process to show, in a heap file that is still being written and holds several' -r
+complete -c leakscope -n "__fish_leakscope_using_subcommand report" -l exe -d 'An unstripped copy of the executable, for names on another machine' -r -F
+complete -c leakscope -n "__fish_leakscope_using_subcommand report" -l debug-dir -d 'A directory with debug information (searched by build id and by debug link); may be repeated' -r -f -a "(__fish_complete_directories)"
+complete -c leakscope -n "__fish_leakscope_using_subcommand report" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c leakscope -n "__fish_leakscope_using_subcommand demo" -s h -l help -d 'Print help (see more with \'--help\')'
