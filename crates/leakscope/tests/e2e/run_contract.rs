@@ -330,7 +330,7 @@ fn the_last_run_is_found_again_and_its_files_are_private() {
         }
     }
     let runs: Vec<_> =
-        std::fs::read_dir(state.join("leakscope")).unwrap().map(|entry| entry.unwrap().path()).collect();
+        std::fs::read_dir(state.join("leakscope/runs")).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert!(
         runs.iter().filter(|path| path.is_dir() && !path.is_symlink()).count() >= 3,
         "a directory per run: {runs:?}"
