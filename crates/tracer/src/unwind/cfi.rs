@@ -533,3 +533,6 @@ fn bp_expression(cursor: &mut Cursor) -> BpPlace {
     };
     parse().unwrap_or(BpPlace::Unknown)
 }
+
+#[cfg(test)]
+mod tests;
