@@ -187,7 +187,7 @@ fn map_arena(file: &sys::File) -> Option<Arena> {
 }
 
 /// Takes a chunk, makes a window of it and lists it in the superblock.
-fn claim(arena: Arena, origin: u32) -> Option<&'static Window> {
+pub(crate) fn claim(arena: Arena, origin: u32) -> Option<&'static Window> {
     let superblock = arena.superblock()?;
     let claimed = claim_in(arena, superblock, origin);
     if claimed.is_none() {
