@@ -79,7 +79,7 @@ pub fn demo() -> Result<ExitCode> {
     }
 
     println!(
-        "\nThe heap file stays, also had the service been killed. The same as a flame graph, to open in a browser:\n"
+        "\nThe heap file would be there had the service been killed, too. As a flame graph, for a browser:\n"
     );
     let mut export = Command::new(&program);
     export
