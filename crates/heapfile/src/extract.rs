@@ -2,7 +2,7 @@
 //! nothing changes between a check and its use.
 
 use crate::layout::{
-    BUCKET_SLOTS, CHUNK, COUNTER_DIR, COUNTER_PAGE, Counters, FLAG_OWN_MALLOC, ModuleRecord, NODE_BLOCK,
+    BUCKET_SLOTS, CHUNK, COUNTER_DIR, COUNTER_PAGE, Counters, FLAG_OWN_MALLOC, MAPPED_SPACE, ModuleRecord, NODE_BLOCK,
     NodeRecord, ORIGIN_FORK, REGION_SHIFT, SPAN_REGIONS, SPAN_SHIFT, STACK_BLOCK, Segment, Shard, TIMELINE,
     UNIT, Window, slot,
 };
@@ -53,11 +53,10 @@ pub(crate) fn snapshot(arena: &Arena, offset: u64) -> Option<Snapshot> {
     let window = arena.window(offset)?;
     let mut copy = Copy { chunks: HashMap::new(), bad: 0 };
     for (start, count) in arena.chunks_of(offset) {
-        // Pieces of several chunks are node indexes, which only the tracer needs.
-        if count == 1
-            && let Some(chunk) = arena.copy_chunk(start)
-        {
-            copy.chunks.insert(start / CHUNK, chunk);
+        for number in start / CHUNK..start / CHUNK + count {
+            if let Some(chunk) = arena.copy_chunk(number * CHUNK) {
+                copy.chunks.insert(number, chunk);
+            }
         }
     }
     let superblock = arena.superblock();
@@ -130,7 +129,8 @@ fn blocks(copy: &mut Copy, window: &Window, base: u64) -> Vec<Block> {
         if entry == 0 {
             continue;
         }
-        let span = entry >> 32 << SPAN_SHIFT;
+        // The bit that tells mappings' regions apart is not part of their address.
+        let span = (entry >> 32 << SPAN_SHIFT) & !MAPPED_SPACE;
         let page = (entry & 0xffff_ffff) * UNIT;
         for region in 0..SPAN_REGIONS as u64 {
             let word = copy.u64(page + region * 8);

@@ -23,7 +23,7 @@ pub const WINDOW_SLOTS: usize = 8192;
 pub const TICK_MS: u64 = 8;
 
 /// log2 of the bytes of address space that share one block table.
-pub const REGION_SHIFT: u32 = 18;
+pub const REGION_SHIFT: u32 = 17;
 /// log2 of the bytes of address space that share one page of region entries.
 pub const SPAN_SHIFT: u32 = 27;
 /// Region entries per span page.
@@ -126,6 +126,11 @@ pub struct ChunkHeader {
     _pad: [u8; 48],
 }
 
+/// Low bits of [`Window::bump`] that count what is left.
+pub const BUMP_BITS: u32 = 30;
+/// Added to a mapping's address in the block table, so that mappings have regions of their own.
+pub const MAPPED_SPACE: u64 = 1 << 47;
+
 /// How a window came to be.
 pub const ORIGIN_EXEC: u32 = 0;
 /// The window belongs to a child made by `fork`.
@@ -188,11 +193,14 @@ pub struct Window {
     pub serial: AtomicU32,
     _pad0: [u8; 28],
 
-    /// Next free byte in the window's newest chunk.
+    /// What is left of the window's newest piece: its offset in [`UNIT`]s, shifted left by [`BUMP_BITS`], plus the
+    /// units that are left.
     pub bump: AtomicU64,
     /// Program counters that have an unwinding rule (for the curious).
     pub rules: AtomicU32,
-    _pad1: [u8; 52],
+    /// Chunks that the window has taken.
+    pub chunks: AtomicU32,
+    _pad1: [u8; 48],
 
     /// Bytes in use, by what the threads have reported so far (each reports every 64 KiB of change).
     pub inuse: AtomicI64,
@@ -399,7 +407,7 @@ pub struct ModuleRecord {
 /// A block's slot: two words that change in one atomic step.
 ///
 /// ```text
-/// word 0: bits 0-1 state, 2-16 address within the region / 8, 17-34 thread sequence, 35-63 stack
+/// word 0: bits 0-1 state, 2-15 address within the region / 8, 16-33 thread sequence, 34-63 stack
 /// word 1: bits 0-31 size in bytes (mappings: in pages; u32::MAX: see the huge table), 32-63 birth tick
 /// ```
 /// State 0 is free; then word 1 keeps its last value, so that a slot's two words never repeat by accident.
@@ -415,7 +423,7 @@ pub mod slot {
     /// Size value meaning "in the huge table".
     pub const HUGE_SIZE: u32 = u32::MAX;
     /// Largest stack number.
-    pub const STACK_MAX: u32 = (1 << 29) - 1;
+    pub const STACK_MAX: u32 = (1 << 30) - 1;
 
     const OFFSET_BITS: u32 = REGION_SHIFT - 3;
     const THREAD_BITS: u32 = 18;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Duration;
 
-/// Backed ahead of what has been handed out: an eighth of that, within these bounds.
+/// Backed ahead of what has been handed out: a sixteenth of that, within these bounds.
 const AHEAD_MIN: u64 = 2 * CHUNK;
 const AHEAD_MAX: u64 = 64 << 20;
 /// What tracers may populate by themselves when they are faster than the keeper, or it is gone.
@@ -86,7 +86,7 @@ impl Keeper {
     fn populate(&self) -> Result<bool, Error> {
         let superblock = self.arena.superblock();
         let next = superblock.next.load(Acquire).min(self.arena.len());
-        let ahead = (next / 8).clamp(AHEAD_MIN, AHEAD_MAX).next_multiple_of(CHUNK);
+        let ahead = (next / 16).clamp(AHEAD_MIN, AHEAD_MAX).next_multiple_of(CHUNK);
         let target = next.saturating_add(ahead).min(self.arena.len());
         let ready = superblock.ready.load(Relaxed);
         if ready >= target {
@@ -116,12 +116,7 @@ fn reap(pid: libc::pid_t) -> Option<Ended> {
             return Some(Ended::Signaled(libc::WTERMSIG(status)));
         }
         if libc::WIFSTOPPED(status) {
-            // A job that is stopped should look stopped to the shell, which will continue it as a group.
-            // SAFETY: signals to this process and its own child.
-            unsafe {
-                libc::raise(libc::SIGSTOP);
-                libc::kill(pid, libc::SIGCONT);
-            }
+            signals::stop_as_a_job(libc::WSTOPSIG(status));
         }
     }
 }

@@ -55,8 +55,14 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// The output is a directory.
+    #[error("{} is a directory; name a file in it with -o, such as {}", path.display(), path.join("heap").display())]
+    OutputIsDirectory {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The command does not exist (exit status 127).
-    #[error("cannot run {}: no such file in PATH or at that path", name.display())]
+    #[error("cannot run {:?}: {}", name, absence(name))]
     NotFound {
         /// The command.
         name: PathBuf,
@@ -72,6 +78,15 @@ pub enum Error {
     /// The heap file could not be made.
     #[error(transparent)]
     HeapFile(#[from] leakscope_heapfile::Error),
+}
+
+/// Where a command was looked for.
+fn absence(name: &Path) -> &'static str {
+    if name.as_os_str().as_encoded_bytes().contains(&b'/') {
+        "there is no such file"
+    } else {
+        "no directory in PATH has a program of that name"
+    }
 }
 
 impl Error {
@@ -170,13 +185,14 @@ pub fn run(options: &Options) -> Result<Outcome, Error> {
         Ok(child) => child,
         Err(source) => {
             places.abandon(arena.path());
-            let name = PathBuf::from(name);
-            return Err(match source.kind() {
-                std::io::ErrorKind::NotFound => Error::NotFound { name },
-                _ => Error::NotExecutable { name, reason: source.to_string() },
-            });
+            let reason = match command::missing_interpreter(&resolved.path) {
+                Some(interpreter) => format!("its interpreter {} does not exist", interpreter.display()),
+                None => source.to_string(),
+            };
+            return Err(Error::NotExecutable { name: name.into(), reason });
         }
     };
+    places.remember();
     let pid = child.id();
     arena.superblock().root_pid.store(pid, Release);
     let watcher = Watcher::start(arena.clone(), pid, &places, options);
@@ -186,6 +202,7 @@ pub fn run(options: &Options) -> Result<Outcome, Error> {
         outcome.notes.push(reason.to_string());
     }
     outcome.notes.extend(keeper.notes());
+    places.tidy();
     signals::restore(&mask);
     Ok(outcome)
 }

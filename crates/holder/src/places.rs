@@ -19,27 +19,44 @@ pub struct Places {
     /// The heap file of the command itself.
     pub file: PathBuf,
     object: PathBuf,
+    /// The directory made for this run, if no output was named.
+    run: Option<PathBuf>,
 }
+
+/// What to do about a state directory that cannot be used.
+const STATE_HINT: Option<&str> = Some("set XDG_STATE_HOME to a directory that you can write");
 
 /// The directory for everything that leakscope keeps: `$XDG_STATE_HOME/leakscope`, else `/var/lib/leakscope`
 /// for root and `~/.local/state/leakscope` for others.
 pub fn state_directory() -> PathBuf {
-    if let Some(home) = std::env::var_os("XDG_STATE_HOME").filter(|home| Path::new(home).is_absolute()) {
-        return PathBuf::from(home).join("leakscope");
-    }
     // SAFETY: no preconditions.
-    if unsafe { libc::geteuid() } == 0 {
+    let user = unsafe { libc::geteuid() };
+    state_directory_of(user, |name| std::env::var_os(name))
+}
+
+fn state_directory_of(user: u32, variable: impl Fn(&str) -> Option<OsString>) -> PathBuf {
+    // The XDG base directory specification: what is not absolute is to be ignored.
+    let absolute = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    if let Some(home) = absolute("XDG_STATE_HOME") {
+        return home.join("leakscope");
+    }
+    if user == 0 {
         return "/var/lib/leakscope".into();
     }
-    match std::env::var_os("HOME") {
-        Some(home) => PathBuf::from(home).join(".local/state/leakscope"),
-        None => std::env::temp_dir().join("leakscope"),
+    match absolute("HOME") {
+        Some(home) => home.join(".local/state/leakscope"),
+        // A directory that others share must not be one that they could have made.
+        None => std::env::temp_dir().join(format!("leakscope-{user}")),
     }
 }
 
 /// The heap file of the last run that named none.
 pub fn last_run() -> Option<PathBuf> {
-    let file = state_directory().join("runs/last/heap");
+    last_run_in(&state_directory())
+}
+
+fn last_run_in(state: &Path) -> Option<PathBuf> {
+    let file = state.join("runs/last/heap");
     // The link itself counts: it may lead to an arena of a run whose leakscope was killed.
     file.symlink_metadata().is_ok().then_some(file)
 }
@@ -50,21 +67,25 @@ impl Places {
     /// # Errors
     /// If a directory or file cannot be made, or the output exists.
     pub fn prepare(output: Option<&Path>, tracer: &[u8]) -> Result<Places, Error> {
-        let state = state_directory();
-        let hint = Some("set XDG_STATE_HOME to a directory that can be written");
+        Places::prepare_in(&state_directory(), output, tracer)
+    }
+
+    fn prepare_in(state: &Path, output: Option<&Path>, tracer: &[u8]) -> Result<Places, Error> {
         // Others may pass through, so that a target that changes its user can still load the tracer.
-        make_directory(&state, 0o711, hint)?;
-        let object = install_object(&state, tracer)?;
-        let file = match output {
-            Some(file) => {
-                if file.symlink_metadata().is_ok() {
-                    return Err(Error::OutputExists { path: file.into() });
-                }
-                std::path::absolute(file).unwrap_or_else(|_| file.into())
+        make_directory(state, 0o711)?;
+        let object = install_object(state, tracer)?;
+        if let Some(file) = output {
+            if file.is_dir() {
+                return Err(Error::OutputIsDirectory { path: file.into() });
             }
-            None => new_run(&state.join("runs"))?.join("heap"),
-        };
-        Ok(Places { file, object })
+            if file.symlink_metadata().is_ok() {
+                return Err(Error::OutputExists { path: file.into() });
+            }
+            let file = std::path::absolute(file).unwrap_or_else(|_| file.into());
+            return Ok(Places { file, object, run: None });
+        }
+        let run = new_run(&state.join("runs"))?;
+        Ok(Places { file: run.join("heap"), object, run: Some(run) })
     }
 
     /// The value of `LD_PRELOAD`: the tracer first, then what the user had.
@@ -102,7 +123,7 @@ impl Places {
                 action: "create the heap file",
                 path: self.file.clone(),
                 source,
-                hint: Some("choose a directory that can be written with -o FILE"),
+                hint: Some("name a file in a directory that exists and that you can write with -o FILE"),
             }
         })
     }
@@ -113,19 +134,40 @@ impl Places {
         if self.file.is_symlink() {
             let _ = std::fs::remove_file(&self.file);
         }
+        self.tidy();
+    }
+
+    /// Makes this the last run: the command has started.
+    pub(crate) fn remember(&self) {
+        let Some((runs, name)) = self.run.as_ref().and_then(|run| run.parent().zip(run.file_name())) else {
+            return;
+        };
+        let temporary = runs.join(format!(".last-{}", std::process::id()));
+        // The link is a convenience; two runs at once may race for it.
+        let _ = std::fs::remove_file(&temporary);
+        if symlink(name, &temporary).is_ok() {
+            let _ = std::fs::rename(&temporary, runs.join("last"));
+        }
+    }
+
+    /// Removes the run's directory if nothing was written to it.
+    pub(crate) fn tidy(&self) {
+        if let Some(run) = &self.run {
+            let _ = std::fs::remove_dir(run);
+        }
     }
 }
 
-fn make_directory(path: &Path, mode: u32, hint: Option<&'static str>) -> Result<(), Error> {
+fn make_directory(path: &Path, mode: u32) -> Result<(), Error> {
     if path.is_dir() {
         return Ok(());
     }
     if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(Error::io("create", parent, hint))?;
+        std::fs::create_dir_all(parent).map_err(Error::io("create", parent, STATE_HINT))?;
     }
     match DirBuilder::new().mode(mode).create(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            Err(Error::io("create", path, hint)(error))
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists || !path.is_dir() => {
+            Err(Error::io("create", path, STATE_HINT)(error))
         }
         _ => Ok(()),
     }
@@ -135,7 +177,7 @@ fn make_directory(path: &Path, mode: u32, hint: Option<&'static str>) -> Result<
 /// versions do not meet and it is written once.
 fn install_object(state: &Path, tracer: &[u8]) -> Result<PathBuf, Error> {
     let directory = state.join("lib");
-    make_directory(&directory, 0o755, None)?;
+    make_directory(&directory, 0o755)?;
     let hash = tracer.iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, &byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
@@ -151,26 +193,21 @@ fn install_object(state: &Path, tracer: &[u8]) -> Result<PathBuf, Error> {
         file.set_permissions(std::fs::Permissions::from_mode(0o755))?;
         std::fs::rename(&temporary, &path)
     };
-    write().map_err(Error::io("install the tracer as", &path, None))?;
+    write().map_err(|error| {
+        let _ = std::fs::remove_file(&temporary);
+        Error::io("install the tracer as", &path, STATE_HINT)(error)
+    })?;
     Ok(path)
 }
 
-/// Makes a directory for this run, and lets `last` lead to it.
+/// Makes a directory for this run.
 fn new_run(runs: &Path) -> Result<PathBuf, Error> {
-    make_directory(runs, 0o700, None)?;
+    make_directory(runs, 0o700)?;
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |duration| duration.as_secs());
-    let name = format!("{now}-{}", std::process::id());
-    let directory = runs.join(&name);
-    make_directory(&directory, 0o700, None)?;
-    let last = runs.join("last");
-    let temporary = runs.join(format!(".last-{}", std::process::id()));
-    // The link is a convenience; two runs at once may race for it.
-    let _ = std::fs::remove_file(&temporary);
-    if symlink(&name, &temporary).is_ok() {
-        let _ = std::fs::rename(&temporary, &last);
-    }
+    let directory = runs.join(format!("{now}-{}", std::process::id()));
+    make_directory(&directory, 0o700)?;
     Ok(directory)
 }
 

@@ -2,6 +2,7 @@
 //! to both reaches the command directly.
 
 use std::mem::MaybeUninit;
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 /// Signals that are passed on.
@@ -46,6 +47,20 @@ pub(crate) fn block() -> libc::sigset_t {
     unsafe {
         libc::pthread_sigmask(libc::SIG_BLOCK, &set, old.as_mut_ptr());
         old.assume_init()
+    }
+}
+
+/// Stops this process together with the command that `signal` has stopped, if a shell's job control waits for that.
+///
+/// A service that is stopped from elsewhere (`kill -STOP`) is continued there too, and by its pid alone: had
+/// leakscope stopped along with it, it would never see it end.
+pub(crate) fn stop_as_a_job(signal: i32) {
+    let Ok(terminal) = std::fs::File::open("/dev/tty") else { return };
+    // SAFETY: the descriptor is open; neither call has other preconditions.
+    let in_foreground = unsafe { libc::tcgetpgrp(terminal.as_raw_fd()) == libc::getpgrp() };
+    if in_foreground || [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU].contains(&signal) {
+        // SAFETY: a signal to this process; it goes on from here when it is continued.
+        unsafe { libc::raise(libc::SIGSTOP) };
     }
 }
 

@@ -138,7 +138,7 @@ fn conclude(args: &Args, outcome: &Outcome, json: Option<File>) -> Result<()> {
     let mut profile: Profile = formats::read_heap_file(file, None)?;
     profile.notes.extend(outcome.notes.iter().cloned());
     profile.notes.extend(children_note(outcome));
-    let symbols = symbolize(&profile, &leakscope_symbols::Options::from_env())
+    let symbols = symbolize(&profile, &leakscope_symbols::Options::default())
         .context("cannot name the addresses of the profile")?;
     if let (Some(path), Some(file)) = (&args.json, json) {
         let mut out = BufWriter::new(file);

@@ -7,7 +7,14 @@ use crate::sys;
 use core::mem::{align_of, size_of};
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use leakscope_heapfile::layout::{CHUNK, ChunkHeader, Superblock, UNIT, Window};
+use leakscope_heapfile::layout::{BUMP_BITS, CHUNK, ChunkHeader, Superblock, UNIT, Window};
+
+const LEFT: u64 = (1 << BUMP_BITS) - 1;
+/// Most chunks that a window takes at once without need.
+const MAX_PIECE: u64 = 16;
+/// One read maps this many bytes around it (the kernel's fault-around), writable since nothing tracks writes
+/// to shared memory.
+const FAULT_AROUND: u64 = 64 << 10;
 
 /// End of what this process may be handed; lower than the arena if its address space is short.
 static LIMIT: AtomicU64 = AtomicU64::new(u64::MAX);
@@ -86,28 +93,36 @@ impl Arena {
 
     /// Hands out `bytes` of zeroed space for a window, aligned to [`UNIT`]. None if no memory can be had.
     pub(crate) fn allocate(self, window: &Window, bytes: u64) -> Option<u64> {
-        let bytes = bytes.next_multiple_of(UNIT);
+        let units = bytes.div_ceil(UNIT);
         let owner = self.offset_of(window);
-        if bytes > CHUNK - UNIT {
-            let chunks = (bytes + UNIT).div_ceil(CHUNK);
-            return self.take_chunks(chunks, owner).map(|chunk| chunk + UNIT);
-        }
         loop {
             let current = window.bump.load(Relaxed);
-            let used = current % CHUNK;
-            // A bump pointer on a chunk's boundary has used its chunk up.
-            if current != 0 && used != 0 && used + bytes <= CHUNK {
-                if window.bump.compare_exchange_weak(current, current + bytes, AcqRel, Relaxed).is_ok() {
-                    return Some(current);
+            let (start, left) = (current >> BUMP_BITS, current & LEFT);
+            if units <= left {
+                let rest = (start + units) << BUMP_BITS | (left - units);
+                if window.bump.compare_exchange_weak(current, rest, AcqRel, Relaxed).is_ok() {
+                    self.touch((start * UNIT).next_multiple_of(FAULT_AROUND), (start + units) * UNIT);
+                    return Some(start * UNIT);
                 }
                 continue;
             }
-            let chunk = self.take_chunks(1, owner)?;
-            let fresh = chunk + UNIT;
-            if window.bump.compare_exchange(current, fresh + bytes, AcqRel, Relaxed).is_ok() {
-                return Some(fresh);
+            // A large process takes larger pieces, so that less is lost at their ends.
+            let usual = u64::from(window.chunks.load(Relaxed) / 16).clamp(1, MAX_PIECE);
+            let chunks = (units * UNIT + UNIT).div_ceil(CHUNK).max(usual);
+            let piece = self.take_chunks(chunks, owner)?;
+            window.chunks.fetch_add(chunks as u32, Relaxed);
+            let (first, total) = (piece / UNIT + 1, chunks * CHUNK / UNIT - 1);
+            self.touch(piece, (first + units) * UNIT);
+            if total - units <= left {
+                // What is left of the piece in use is worth more.
+                return Some(first * UNIT);
             }
-            self.give_back(chunk);
+            let rest = (first + units) << BUMP_BITS | (total - units);
+            if window.bump.compare_exchange(current, rest, AcqRel, Relaxed).is_ok() {
+                return Some(first * UNIT);
+            }
+            // Another thread was faster; this piece serves this request alone.
+            return Some(first * UNIT);
         }
     }
 
@@ -131,14 +146,6 @@ impl Arena {
             }
         };
         let header: &ChunkHeader = self.at(chunk)?;
-        if recycled.is_some() || chunks == 1 {
-            // Maps the pages at once: one call instead of a fault each.
-            // SAFETY: the range lies inside the mapping.
-            unsafe {
-                let start = self.base.add(chunk as usize);
-                sys::madvise(start, (chunks * CHUNK) as usize, sys::MADV_POPULATE_WRITE);
-            }
-        }
         header.chunks.store(chunks as u32, Relaxed);
         header.owner.store(owner, Release);
         Some(chunk)
@@ -180,19 +187,12 @@ impl Arena {
         }
     }
 
-    /// Returns an unused (still zeroed) chunk.
-    fn give_back(self, chunk: u64) {
-        let (Some(superblock), Some(header)) = (self.superblock(), self.at::<ChunkHeader>(chunk)) else {
-            return;
-        };
-        header.owner.store(0, Relaxed);
-        header.chunks.store(0, Relaxed);
-        loop {
-            let head = superblock.free_chunks.load(Acquire);
-            header.next_free.store(head as u32, Relaxed);
-            let replacement = ((head >> 32).wrapping_add(1) << 32) | (chunk / CHUNK);
-            if superblock.free_chunks.compare_exchange_weak(head, replacement, AcqRel, Relaxed).is_ok() {
-                return;
+    /// Has backed pages mapped into this process a few at a time rather than by a fault each, and without a
+    /// system call, which a sandbox might punish.
+    fn touch(self, start: u64, end: u64) {
+        for offset in (start..end).step_by(FAULT_AROUND as usize) {
+            if let Some(byte) = self.at::<core::sync::atomic::AtomicU8>(offset) {
+                byte.load(Relaxed);
             }
         }
     }

@@ -45,7 +45,7 @@ macro_rules! allocate {
                 block
             }
             Entered::Nested(window) => {
-                window.missed_nested.fetch_add(1, Relaxed);
+                thread::miss_nested(window, $sp);
                 $call
             }
             Entered::Off => $call,
@@ -118,7 +118,7 @@ pub(crate) unsafe extern "C" fn posix_memalign(
             status
         }
         Entered::Nested(window) => {
-            window.missed_nested.fetch_add(1, Relaxed);
+            thread::miss_nested(window, sp);
             // SAFETY: the caller's own arguments.
             unsafe { real(out, align, size) }
         }
@@ -169,7 +169,7 @@ fn reallocate(old: Pointer, size: usize, sp: usize, bp: usize, real: impl Fn() -
     let thread = match thread::enter(sp) {
         Entered::Recording(thread) => thread,
         Entered::Nested(window) => {
-            window.missed_nested.fetch_add(1, Relaxed);
+            thread::miss_nested(window, sp);
             return real();
         }
         Entered::Off => return real(),
@@ -207,7 +207,7 @@ macro_rules! release {
                 thread.leave();
             }
             Entered::Nested(window) => {
-                thread::free_nested(window, $block as usize);
+                thread::free_nested(window, $block as usize, $sp);
                 $call
             }
             Entered::Off => $call,

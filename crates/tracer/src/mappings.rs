@@ -1,18 +1,26 @@
 //! Anonymous mappings that the program itself makes: a kind of allocation of their own.
 //!
-//! They are kept in the block table in state `slot::MAPPED`, with their size in pages. Mappings that the
+//! They are kept in the block table in state `slot::MAPPED`, with their size in pages, in regions of their own
+//! (`MAPPED_SPACE` is added to their addresses), so that looking for one never meets heap blocks. Mappings that the
 //! allocator makes for its own needs are nested calls and not counted; libc's internal calls do not come here.
 
 use crate::blocks::{self, Found};
 use crate::real;
 use crate::thread::{self, Entered, Thread};
 use core::ffi::c_void;
-use leakscope_heapfile::layout::{REGION_SHIFT, SPAN_SHIFT, slot};
+use core::sync::atomic::AtomicUsize;
+use core::sync::atomic::Ordering::Relaxed;
+use leakscope_heapfile::layout::{MAPPED_SPACE, REGION_SHIFT, SPAN_SHIFT, Window, slot};
 
 /// Unit of mapped sizes in bytes.
 pub(crate) const PAGE: usize = 4096;
 /// How far below a range a mapping that reaches into it is looked for, in bytes.
 const REACH: u64 = 64 << 30;
+
+/// Mappings recorded in this process; none to look for if it is 0.
+static RECORDED: AtomicUsize = AtomicUsize::new(0);
+/// End of the addresses that a mapping can have.
+const ADDRESS_END: u64 = 1 << 47;
 
 const MAP_FIXED: i32 = 0x10;
 const MAP_ANONYMOUS: i32 = 0x20;
@@ -43,7 +51,16 @@ pub(crate) unsafe extern "C" fn mmap(
     let call = || unsafe {
         core::mem::transmute::<usize, Real>(function)(address, length, protection, flags, fd, offset)
     };
-    let Entered::Recording(thread) = thread::enter(sp) else { return call() };
+    let thread = match thread::enter(sp) {
+        Entered::Recording(thread) => thread,
+        Entered::Nested(window) => {
+            if flags & MAP_ANONYMOUS != 0 {
+                thread::miss_nested(window, sp);
+            }
+            return call();
+        }
+        Entered::Off => return call(),
+    };
     let start = call();
     if start as usize != FAILED {
         let pages = length.div_ceil(PAGE);
@@ -52,7 +69,7 @@ pub(crate) unsafe extern "C" fn mmap(
         }
         if flags & MAP_ANONYMOUS != 0 {
             let stack = thread.mapping_stack(sp, bp);
-            thread.mapped(start as usize, clamp(pages), stack, None);
+            record(thread, start as u64, pages as u64, stack);
         }
     }
     thread.leave();
@@ -69,11 +86,18 @@ pub(crate) unsafe extern "C" fn munmap(address: Address, length: usize, sp: usiz
     // SAFETY: the symbol of that name in a C library has that type; the arguments are the caller's own.
     let call = || unsafe { core::mem::transmute::<usize, Real>(function)(address, length) };
     let start = address as u64;
-    if length == 0 || !start.is_multiple_of(PAGE as u64) {
-        return call();
-    }
-    let Entered::Recording(thread) = thread::enter(sp) else { return call() };
-    forget(thread, start, start.saturating_add((length.div_ceil(PAGE) * PAGE) as u64));
+    let end = start.checked_add(length as u64).and_then(|end| end.checked_next_multiple_of(PAGE as u64));
+    let possible = length != 0 && start.is_multiple_of(PAGE as u64);
+    let Some(end) = end.filter(|&end| possible && end <= ADDRESS_END) else { return call() };
+    let thread = match thread::enter(sp) {
+        Entered::Recording(thread) => thread,
+        Entered::Nested(window) => {
+            forget_nested(window, start, end);
+            return call();
+        }
+        Entered::Off => return call(),
+    };
+    forget(thread, start, end);
     let status = call();
     thread.leave();
     status
@@ -114,29 +138,53 @@ pub(crate) unsafe extern "C" fn mremap(
         }
         if tracked && old_length != 0 {
             let stack = thread.mapping_stack(sp, bp);
-            thread.mapped(start as usize, clamp(length.div_ceil(PAGE)), stack, None);
+            record(thread, start as u64, length.div_ceil(PAGE) as u64, stack);
         }
     }
     thread.leave();
     start
 }
 
-fn clamp(pages: usize) -> u32 {
+/// Records a new mapping.
+fn record(thread: &mut Thread, start: u64, pages: u64, stack: u32) {
+    if thread.put_mapping(start | MAPPED_SPACE, clamp(pages), stack, None) {
+        RECORDED.fetch_add(1, Relaxed);
+        thread.count_mapping(stack, pages * PAGE as u64);
+    }
+}
+
+fn clamp(pages: u64) -> u32 {
     u32::try_from(pages).unwrap_or(u32::MAX)
 }
 
 fn find(thread: &mut Thread, start: u64) -> Option<Found> {
-    let page = thread.span_page(start, false)?;
+    let page = thread.span_page(start | MAPPED_SPACE, false)?;
     blocks::find(thread.arena, page, start, slot::MAPPED)
+}
+
+/// A nested `munmap` of a whole mapping: forgotten, so that its address can be used again, but not counted.
+fn forget_nested(window: &Window, start: u64, end: u64) {
+    let arena = crate::process::arena();
+    let key = start | MAPPED_SPACE;
+    let page = blocks::span_page(arena, window, blocks::span_of(key), false);
+    if let Some(found) = page.and_then(|page| blocks::find(arena, page, key, slot::MAPPED))
+        && start + bytes(&found) <= end
+    {
+        found.remove();
+        RECORDED.fetch_sub(1, Relaxed);
+        window.missed_nested.fetch_add(1, Relaxed);
+    }
 }
 
 /// Takes `start..end` out of the recorded mappings, wholly or in part.
 fn forget(thread: &mut Thread, start: u64, end: u64) {
+    if RECORDED.load(Relaxed) == 0 {
+        return;
+    }
     if let Some(found) = find(thread, start)
         && start + bytes(&found) == end
     {
-        found.remove();
-        thread.count_unmap(slot::stack(found.word0), slot::size(found.word1));
+        cut(thread, (start, found), start, end);
         return;
     }
     if let Some(before) = predecessor(thread, start) {
@@ -159,20 +207,26 @@ fn cut(thread: &mut Thread, (address, found): (u64, Found), start: u64, end: u64
     }
     let (stack, birth) = (slot::stack(found.word0), slot::birth(found.word1));
     found.remove();
-    thread.count_unmap(stack, slot::size(found.word1));
-    if address < start {
-        thread.mapped(address as usize, clamp((start - address) as usize / PAGE), stack, Some(birth));
+    RECORDED.fetch_sub(1, Relaxed);
+    let mut left = 0;
+    for (from, to) in [(address, start), (end, own_end)] {
+        if from < to
+            && thread.put_mapping(from | MAPPED_SPACE, clamp((to - from) / PAGE as u64), stack, Some(birth))
+        {
+            RECORDED.fetch_add(1, Relaxed);
+            left += 1;
+        }
     }
-    if own_end > end {
-        thread.mapped(end as usize, clamp((own_end - end) as usize / PAGE), stack, Some(birth));
-    }
+    // A mapping that was cut in two counts as one block until both parts are gone.
+    let gone = own_end.min(end) - address.max(start);
+    thread.count_unmapping(stack, u64::from(left == 0), gone);
 }
 
 /// A mapping that starts inside the range.
 fn first_in(thread: &mut Thread, start: u64, end: u64) -> Option<(u64, Found)> {
     let mut at = start;
     while at < end {
-        let Some(page) = thread.span_page(at, false) else {
+        let Some(page) = thread.span_page(at | MAPPED_SPACE, false) else {
             at = ((at >> SPAN_SHIFT) + 1) << SPAN_SHIFT;
             continue;
         };
@@ -197,7 +251,7 @@ fn predecessor(thread: &mut Thread, limit: u64) -> Option<(u64, Found)> {
     let lowest = limit.saturating_sub(REACH);
     let mut at = limit;
     while at > lowest {
-        let Some(page) = thread.span_page(at, false) else {
+        let Some(page) = thread.span_page(at | MAPPED_SPACE, false) else {
             at = (at >> SPAN_SHIFT << SPAN_SHIFT).checked_sub(1)?;
             continue;
         };

@@ -10,8 +10,8 @@ use core::ffi::c_char;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize};
 use leakscope_heapfile::layout::{
-    self, FLAG_OWN_MALLOC, MAGIC, ORIGIN_EXEC, ORIGIN_FORK, STATE_LIVE, STATE_STOPPED, Shard, Superblock,
-    TICK_MS, UNIT, VERSION, Window,
+    self, BUMP_BITS, CHUNK, FLAG_OWN_MALLOC, MAGIC, ORIGIN_EXEC, ORIGIN_FORK, STATE_LIVE, STATE_STOPPED,
+    Shard, Superblock, TICK_MS, UNIT, VERSION, Window,
 };
 
 const UNINITIALISED: u32 = 0;
@@ -202,7 +202,9 @@ fn claim_in(arena: Arena, superblock: &Superblock, origin: u32) -> Option<&'stat
     let pid = sys::getpid();
     PID.store(pid, Relaxed);
     window.chunk.owner.store(offset, Relaxed);
-    window.bump.store(offset + (size_of::<Window>() as u64).next_multiple_of(UNIT), Relaxed);
+    window.chunks.store(1, Relaxed);
+    let used = (size_of::<Window>() as u64).div_ceil(UNIT);
+    window.bump.store((offset / UNIT + used) << BUMP_BITS | (CHUNK / UNIT - used), Relaxed);
     window.pid.store(pid, Relaxed);
     window.ppid.store(sys::getppid(), Relaxed);
     window.origin.store(origin, Relaxed);

@@ -87,7 +87,22 @@ fn loader() -> Option<&'static LoaderDebug> {
 /// The process's environment.
 pub(crate) fn environment() -> *const *const c_char {
     // SAFETY: libc's `environ` is a pointer variable.
-    weak(2).map_or(core::ptr::null(), |address| unsafe { *(address as *const *const *const c_char) })
+    let known = weak(2).map(|address| unsafe { *(address as *const *const *const c_char) });
+    match known {
+        Some(environment) if !environment.is_null() => environment,
+        _ => initial_environment(),
+    }
+}
+
+/// The environment as the kernel laid it out, for events before libc has set `environ`: the stack begins with the
+/// number of arguments, the arguments, a null pointer, then the environment (System V ABI).
+fn initial_environment() -> *const *const c_char {
+    let Some(stack) = main_stack_end() else { return core::ptr::null() };
+    // SAFETY: the loader recorded where the kernel's words begin.
+    unsafe {
+        let count = *(stack as *const usize);
+        (stack as *const *const c_char).add(count.saturating_add(2))
+    }
 }
 
 /// Highest address of the main thread's stack that frames can be at.
@@ -114,9 +129,9 @@ macro_rules! real_functions {
 
 real_functions! {
     0 malloc, 1 calloc, 2 realloc, 3 free, 4 posix_memalign, 5 aligned_alloc, 6 memalign, 7 valloc,
-    8 pvalloc, 9 reallocarray, 10 malloc_usable_size, 11 free_sized, 12 free_aligned_sized, 13 mmap,
-    14 munmap, 15 mremap, 16 dlclose, 17 fork, 18 execve, 19 execvpe, 20 fexecve, 21 posix_spawn,
-    22 posix_spawnp, 23 setrlimit, 24 prlimit, 25 execveat, 26 _Fork,
+    8 pvalloc, 9 reallocarray, 10 munmap, 11 free_sized, 12 free_aligned_sized, 13 mmap,
+    14 mremap, 15 malloc_usable_size, 16 dlclose, 17 fork, 18 execve, 19 execvpe, 20 fexecve, 21 posix_spawn,
+    22 posix_spawnp, 23 setrlimit, 24 prlimit, 25 _Fork, 26 clock_gettime,
 }
 
 static RESOLVED: AtomicBool = AtomicBool::new(false);
@@ -145,9 +160,22 @@ pub(crate) fn resolve() -> bool {
         for (name, place) in NAMES.iter().zip(&ADDRESSES) {
             place.store(search(after, name), Relaxed);
         }
+        if let Some(object) = find_object(malloc()) {
+            ALLOCATOR[0].store(object.start, Relaxed);
+            ALLOCATOR[1].store(object.end, Relaxed);
+        }
     }
     RESOLVED.store(true, Release);
     true
+}
+
+/// The module that holds the real `malloc`.
+static ALLOCATOR: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
+
+/// Whether code at `pc` belongs to the module that holds the real `malloc`: its calls of hooked functions are its
+/// own affair.
+pub(crate) fn is_allocator(pc: usize) -> bool {
+    pc >= ALLOCATOR[0].load(Relaxed) && pc < ALLOCATOR[1].load(Relaxed)
 }
 
 /// Whether `malloc` of the program means something other than the tracer's.
@@ -164,7 +192,9 @@ unsafe fn search(mut map: *const LinkMap, name: &[u8]) -> usize {
     while !map.is_null() && budget > 0 {
         // SAFETY: the caller passes a consistent list.
         unsafe {
-            if let Some(address) = Symbols::of(&*map).and_then(|symbols| symbols.find(name)) {
+            if let Some(address) = Symbols::of(&*map)
+                .and_then(|symbols| symbols.find(name, false).or_else(|| symbols.find(name, true)))
+            {
                 return address;
             }
             map = (*map).next;
@@ -234,13 +264,14 @@ impl Symbols {
         (!symbols.table.is_null() && !symbols.strings.is_null()).then_some(symbols)
     }
 
-    unsafe fn find(&self, name: &[u8]) -> Option<usize> {
+    /// The function of that name: its default version, or (`hidden`) any.
+    unsafe fn find(&self, name: &[u8], hidden: bool) -> Option<usize> {
         // SAFETY: the tables belong to a loaded module.
         unsafe {
             if !self.gnu_hash.is_null() {
-                self.find_gnu(name)
+                self.find_gnu(name, hidden)
             } else if !self.sysv_hash.is_null() {
-                self.find_linear(name)
+                self.find_linear(name, hidden)
             } else {
                 None
             }
@@ -248,7 +279,7 @@ impl Symbols {
     }
 
     /// Source: "GNU Hash ELF Sections" as the GNU linker writes them.
-    unsafe fn find_gnu(&self, name: &[u8]) -> Option<usize> {
+    unsafe fn find_gnu(&self, name: &[u8], hidden: bool) -> Option<usize> {
         let mut hash = 5381u32;
         for &byte in name.iter().take_while(|&&byte| byte != 0) {
             hash = hash.wrapping_mul(33).wrapping_add(u32::from(byte));
@@ -270,7 +301,7 @@ impl Symbols {
             loop {
                 let chain = *chains.add((index - first) as usize);
                 if chain | 1 == hash | 1
-                    && let Some(address) = self.check(index as usize, name)
+                    && let Some(address) = self.check(index as usize, name, hidden)
                 {
                     return Some(address);
                 }
@@ -282,23 +313,24 @@ impl Symbols {
         }
     }
 
-    unsafe fn find_linear(&self, name: &[u8]) -> Option<usize> {
+    unsafe fn find_linear(&self, name: &[u8], hidden: bool) -> Option<usize> {
         // SAFETY: the second word of a SysV hash table is the number of symbols.
         unsafe {
             let count = *self.sysv_hash.add(1) as usize;
-            (0..count).find_map(|index| self.check(index, name))
+            (0..count).find_map(|index| self.check(index, name, hidden))
         }
     }
 
-    /// The address of symbol `index` if it is a function of that name and its default version.
-    unsafe fn check(&self, index: usize, name: &[u8]) -> Option<usize> {
+    /// The address of symbol `index` if it is a function of that name, and its default version unless `hidden`.
+    unsafe fn check(&self, index: usize, name: &[u8], hidden: bool) -> Option<usize> {
         const STT_FUNC: u8 = 2;
         const STT_GNU_IFUNC: u8 = 10;
         const HIDDEN: u16 = 0x8000;
         // SAFETY: the index comes from the module's own hash table; names end in NUL.
         unsafe {
             let symbol = &*self.table.add(index);
-            if symbol.section == 0 || (!self.versions.is_null() && *self.versions.add(index) & HIDDEN != 0) {
+            let is_hidden = !self.versions.is_null() && *self.versions.add(index) & HIDDEN != 0;
+            if symbol.section == 0 || (is_hidden && !hidden) {
                 return None;
             }
             let text = self.strings.add(symbol.name as usize);

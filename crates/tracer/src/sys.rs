@@ -128,8 +128,19 @@ pub(crate) fn is_readable(address: usize) -> bool {
 /// CLOCK_MONOTONIC in nanoseconds.
 pub(crate) fn monotonic_ns() -> u64 {
     let mut time = [0u64; 2];
-    // SAFETY: the kernel writes a timespec of two words.
-    unsafe { syscall(nr::CLOCK_GETTIME, [1, time.as_mut_ptr() as usize, 0, 0, 0, 0]) };
+    // SAFETY: libc's function and the kernel's write a timespec of two words.
+    unsafe {
+        match crate::real::clock_gettime() {
+            0 => {
+                syscall(nr::CLOCK_GETTIME, [1, time.as_mut_ptr() as usize, 0, 0, 0, 0]);
+            }
+            // libc reads the clock without a system call, which a sandbox might punish.
+            function => {
+                let clock: extern "C" fn(i32, *mut [u64; 2]) -> i32 = core::mem::transmute(function);
+                clock(1, &mut time);
+            }
+        }
+    }
     time[0].wrapping_mul(1_000_000_000).wrapping_add(time[1])
 }
 

@@ -9,7 +9,7 @@
 use crate::arena::Arena;
 use crate::blocks::{self, SpanPage};
 use crate::unwind::{Context, Walked, Walker};
-use crate::{arch, mappings, process, stacks, sys};
+use crate::{arch, process, real, stacks, sys};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, AtomicU64};
 use leakscope_heapfile::layout::{
@@ -266,31 +266,34 @@ impl Thread {
         stacks::mapping_of(self.arena, self.window, walked.stack)
     }
 
-    /// Records a mapping of `pages` pages.
-    pub(crate) fn mapped(&mut self, address: usize, pages: u32, stack: u32, birth: Option<u32>) {
+    /// Publishes a mapping of `pages` pages under `key`. False (and counted as missed) if there is no space.
+    pub(crate) fn put_mapping(&mut self, key: u64, pages: u32, stack: u32, birth: Option<u32>) -> bool {
         let tick = birth.unwrap_or_else(|| self.tick());
-        let words =
-            (slot::word0(slot::MAPPED, address as u64, self.sequence, stack), slot::word1(pages, tick));
-        let inserted = self.span_page(address as u64, true).is_some_and(|page| {
-            blocks::insert(self.arena, self.window, page, address as u64, words, u64::MAX)
-        });
+        let words = (slot::word0(slot::MAPPED, key, self.sequence, stack), slot::word1(pages, tick));
+        let inserted = self
+            .span_page(key, true)
+            .is_some_and(|page| blocks::insert(self.arena, self.window, page, key, words, u64::MAX));
         if !inserted {
             self.window.missed_full.fetch_add(1, Relaxed);
-            return;
         }
+        inserted
+    }
+
+    /// Counts a new mapping.
+    pub(crate) fn count_mapping(&mut self, stack: u32, bytes: u64) {
         if let Some(counters) = self.counters(stack) {
             self.stamp(counters);
             bump(&counters.allocated_blocks, 1);
-            bump(&counters.allocated_bytes, u64::from(pages) * mappings::PAGE as u64);
+            bump(&counters.allocated_bytes, bytes);
         }
     }
 
-    /// Counts a mapping as gone.
-    pub(crate) fn count_unmap(&mut self, stack: u32, pages: u32) {
+    /// Counts bytes, and with the last of them the mapping, as gone.
+    pub(crate) fn count_unmapping(&mut self, stack: u32, blocks: u64, bytes: u64) {
         if let Some(counters) = self.counters(stack) {
             self.stamp(counters);
-            bump(&counters.freed_blocks, 1);
-            bump(&counters.freed_bytes, u64::from(pages) * mappings::PAGE as u64);
+            bump(&counters.freed_blocks, blocks);
+            bump(&counters.freed_bytes, bytes);
         }
     }
 
@@ -455,14 +458,23 @@ impl Thread {
 /// A free by a nested hook: the block is forgotten, but this thread's own counters are being written further up
 /// the stack, so it is only noted that one is missing there.
 #[cold]
-pub(crate) fn free_nested(window: &Window, address: usize) {
+pub(crate) fn free_nested(window: &Window, address: usize, sp: usize) {
     let arena = process::arena();
     let page = blocks::span_page(arena, window, blocks::span_of(address as u64), false);
     if let Some(found) = page.and_then(|page| blocks::find(arena, page, address as u64, slot::HEAP)) {
         found.remove();
         window.orphan_frees.fetch_add(1, Relaxed);
     }
-    window.missed_nested.fetch_add(1, Relaxed);
+    miss_nested(window, sp);
+}
+
+/// Counts a nested call that is not recorded, unless the allocator itself made it.
+#[cold]
+pub(crate) fn miss_nested(window: &Window, sp: usize) {
+    // SAFETY: at entry the stack pointer points to the return address.
+    if !real::is_allocator(unsafe { *(sp as *const usize) }) {
+        window.missed_nested.fetch_add(1, Relaxed);
+    }
 }
 
 /// Adds to a counter that only this thread writes.
