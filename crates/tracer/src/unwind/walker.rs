@@ -25,6 +25,8 @@ use leakscope_heapfile::layout::{MODULE_PSEUDO, PC_BITS, PSEUDO_TRUNCATED, Windo
 const MAX_FRAMES: usize = 256;
 /// What is kept of a deeper one: its innermost frames.
 const KEPT_FRAMES: usize = 192;
+/// Least that is kept of one that has shrunk since.
+const LEAST_FRAMES: usize = 128;
 /// Entries of the table from sums to stack numbers.
 const KNOWN_STACKS: usize = 4096;
 const TRUNCATED_KEY: u64 = (MODULE_PSEUDO as u64) << PC_BITS | PSEUDO_TRUNCATED;
@@ -222,7 +224,7 @@ impl Walker {
             }
         }
         let total = self.depth + fresh;
-        if self.depth > 0 && (total > MAX_FRAMES || (truncated && total < KEPT_FRAMES / 2)) {
+        if self.depth > 0 && (total > MAX_FRAMES || (truncated && total < LEAST_FRAMES)) {
             // Too deep to remember, or too little left of a stack that was cut.
             return self.walk_anew(context, start);
         }
