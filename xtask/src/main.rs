@@ -20,7 +20,7 @@ struct Cli {
 enum Task {
     /// Check formatting and lints, then run every test; missing Debian packages are installed first
     Test(test::TestArgs),
-    /// Run the tests in their long forms: 200 kills, many fuzz rounds
+    /// Run the tests in their long forms: 200 kills, thousands of corrupt files
     Soak(test::TestArgs),
     /// Measure
     #[command(subcommand)]
