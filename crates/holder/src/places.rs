@@ -5,7 +5,7 @@ use leakscope_heapfile::Arena;
 use std::ffi::OsString;
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 /// Most address space that an arena takes.
@@ -73,6 +73,7 @@ impl Places {
     fn prepare_in(state: &Path, output: Option<&Path>, tracer: &[u8]) -> Result<Places, Error> {
         // Others may pass through, so that a target that changes its user can still load the tracer.
         make_directory(state, 0o711)?;
+        check_owner(state)?;
         let object = install_object(state, tracer)?;
         if let Some(file) = output {
             if file.is_dir() {
@@ -173,6 +174,17 @@ fn make_directory(path: &Path, mode: u32) -> Result<(), Error> {
     }
 }
 
+/// Whoever owns the state directory decides what is loaded into every traced process.
+fn check_owner(state: &Path) -> Result<(), Error> {
+    let owner = state.metadata().map_err(Error::io("use", state, STATE_HINT))?.uid();
+    // SAFETY: no preconditions.
+    if owner == 0 || owner == unsafe { libc::geteuid() } {
+        return Ok(());
+    }
+    let reason = format!("it belongs to user {owner}, who could put another program in the tracer's place");
+    Err(Error::io("use", state, STATE_HINT)(std::io::Error::other(reason)))
+}
+
 /// Puts the shared object where every process of the run can load it. Its name holds a hash of its content, so
 /// versions do not meet and it is written once.
 fn install_object(state: &Path, tracer: &[u8]) -> Result<PathBuf, Error> {
@@ -182,7 +194,8 @@ fn install_object(state: &Path, tracer: &[u8]) -> Result<PathBuf, Error> {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
     let path = directory.join(format!("libleakscope-{hash:016x}.so"));
-    if path.metadata().is_ok_and(|metadata| metadata.len() == tracer.len() as u64) {
+    // Compared whole: a disk that was full, or a tampered file, must not end up in a target.
+    if std::fs::read(&path).is_ok_and(|bytes| bytes == tracer) {
         return Ok(path);
     }
     let temporary = directory.join(format!(".{hash:016x}.{}", std::process::id()));
@@ -241,4 +254,138 @@ fn nonce() -> u32 {
     // SAFETY: the buffer is writable for its length.
     unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
     u32::from_ne_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OBJECT: &[u8] = b"an object";
+
+    fn mode(path: &Path) -> u32 {
+        path.metadata().unwrap().permissions().mode() & 0o7777
+    }
+
+    fn entries(path: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(path).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().to_str().unwrap().to_owned()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn the_state_directory_is_as_the_xdg_specification_says_and_roots_is_in_var() {
+        let of = |user, variables: &[(&str, &str)]| {
+            let value = |name: &str| variables.iter().find(|(known, _)| *known == name);
+            state_directory_of(user, |name| value(name).map(|(_, value)| OsString::from(value)))
+        };
+        let home = ("HOME", "/home/ann");
+        assert_eq!(of(1000, &[home, ("XDG_STATE_HOME", "/state")]), Path::new("/state/leakscope"));
+        assert_eq!(of(0, &[home, ("XDG_STATE_HOME", "/state")]), Path::new("/state/leakscope"));
+        assert_eq!(of(1000, &[home]), Path::new("/home/ann/.local/state/leakscope"));
+        assert_eq!(
+            of(1000, &[home, ("XDG_STATE_HOME", "relative")]),
+            Path::new("/home/ann/.local/state/leakscope")
+        );
+        assert_eq!(of(1000, &[home, ("XDG_STATE_HOME", "")]), Path::new("/home/ann/.local/state/leakscope"));
+        assert_eq!(of(0, &[home]), Path::new("/var/lib/leakscope"));
+        assert!(of(1000, &[]).ends_with("leakscope-1000"));
+    }
+
+    #[test]
+    fn a_run_gets_a_private_directory_and_becomes_the_last_one_when_it_has_started() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().join("not/there/yet");
+        let places = Places::prepare_in(&state, None, OBJECT).unwrap();
+        assert_eq!(mode(&state), 0o711, "a target that changes its user passes through to the tracer");
+        assert_eq!(mode(&state.join("lib")), 0o755);
+        assert_eq!(mode(&state.join("runs")), 0o700);
+        let run = places.file.parent().unwrap();
+        assert_eq!(mode(run), 0o700);
+        let arena = state.join("arena");
+        std::fs::write(&arena, "of the run").unwrap();
+        places.announce(&arena).unwrap();
+        assert_eq!(last_run_in(&state), None);
+        places.remember();
+        let last = last_run_in(&state).unwrap();
+        assert_eq!(std::fs::read(last).unwrap(), b"of the run");
+        places.tidy();
+        assert!(places.file.exists(), "only an empty directory is removed");
+    }
+
+    #[test]
+    fn a_run_that_never_began_leaves_nothing_and_the_last_run_stays_the_last() {
+        let state = tempfile::tempdir().unwrap();
+        let earlier = Places::prepare_in(state.path(), None, OBJECT).unwrap();
+        std::fs::write(&earlier.file, "earlier").unwrap();
+        earlier.remember();
+        // The name has the second and the pid in it: make room for one of the same.
+        let runs = state.path().join("runs");
+        let kept = runs.join("kept");
+        std::fs::rename(earlier.file.parent().unwrap(), &kept).unwrap();
+        std::fs::remove_file(runs.join("last")).unwrap();
+        symlink("kept", runs.join("last")).unwrap();
+
+        let places = Places::prepare_in(state.path(), None, OBJECT).unwrap();
+        let arena = state.path().join("arena");
+        std::fs::write(&arena, "").unwrap();
+        places.announce(&arena).unwrap();
+        places.abandon(&arena);
+        assert_eq!(entries(&runs), ["kept", "last"]);
+        assert!(!arena.exists());
+        assert_eq!(std::fs::read(last_run_in(state.path()).unwrap()).unwrap(), b"earlier");
+    }
+
+    #[test]
+    fn the_object_is_written_once_and_again_if_it_is_not_what_it_should_be() {
+        let state = tempfile::tempdir().unwrap();
+        let output = state.path().join("heap");
+        let install = || Places::prepare_in(state.path(), Some(&output), OBJECT).unwrap().object;
+        let object = install();
+        assert_eq!((std::fs::read(&object).unwrap().as_slice(), mode(&object)), (OBJECT, 0o755));
+        let before = object.metadata().unwrap().ino();
+        assert_eq!(install().metadata().unwrap().ino(), before);
+        std::fs::write(&object, "tampered!").unwrap();
+        assert_eq!(std::fs::read(install()).unwrap(), OBJECT);
+        let other = Places::prepare_in(state.path(), Some(&output), b"another version").unwrap().object;
+        assert_ne!(other, object);
+        assert_eq!(entries(&state.path().join("lib")).len(), 2);
+    }
+
+    #[test]
+    fn an_output_that_exists_is_refused_and_a_relative_one_is_made_absolute() {
+        let state = tempfile::tempdir().unwrap();
+        let prepare = |output: &Path| Places::prepare_in(state.path(), Some(output), OBJECT);
+        let file = state.path().join("heap");
+        std::fs::write(&file, "").unwrap();
+        assert!(matches!(prepare(&file), Err(Error::OutputExists { path }) if path == file));
+        let link = state.path().join("link");
+        symlink("nowhere", &link).unwrap();
+        assert!(matches!(prepare(&link), Err(Error::OutputExists { path }) if path == link));
+        let error = prepare(state.path()).unwrap_err();
+        assert!(matches!(error, Error::OutputIsDirectory { .. }), "{error}");
+        assert!(prepare(Path::new("relative")).unwrap().file.is_absolute());
+        assert!(!state.path().join("runs").exists(), "no directory for a run that names its output");
+    }
+
+    #[test]
+    fn a_state_directory_that_cannot_be_made_is_named_with_what_to_do() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("file"), "").unwrap();
+        let error = Places::prepare_in(&directory.path().join("file/leakscope"), None, OBJECT).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("file") && text.contains("XDG_STATE_HOME"), "{text}");
+    }
+
+    #[test]
+    fn the_users_own_preloads_come_after_the_tracer() {
+        let state = tempfile::tempdir().unwrap();
+        let places = Places::prepare_in(state.path(), Some(&state.path().join("heap")), OBJECT).unwrap();
+        let value = places.preload();
+        let own = std::env::var_os("LD_PRELOAD").unwrap_or_default();
+        let first = value.to_str().unwrap().split(':').next().unwrap();
+        assert_eq!(Path::new(first), places.object);
+        assert!(value.to_str().unwrap().ends_with(own.to_str().unwrap()));
+    }
 }
