@@ -4,7 +4,8 @@
 //! the rule that led on to the caller. A walk is a pure function of the registers it starts with and the words it
 //! reads. So a remembered frame with the present registers has the remembered caller's place, and whether the
 //! caller is still the same is one comparison, of a word at a known address: no rule is evaluated and no load
-//! waits for another. Only frames that differ are stepped through.
+//! waits for another. Only frames that differ are stepped through, and those whose caller's place is itself a
+//! word on the stack (realigned ones).
 //!
 //! A stack is identified by the sum over its frames of a 64-bit mix of (code address, position from the outermost
 //! frame). When a few frames differ, only their terms change. A per-thread table leads from that sum to the stack
@@ -37,14 +38,28 @@ struct Frame {
     at: Caller,
     /// How to find its caller.
     rule: Rule,
-    /// Whether `rule` depends on the frame pointer.
-    uses_bp: bool,
+    needs: Needs,
     module: u16,
     /// Its term of the sum.
     term: u64,
 }
 
+/// What, besides the code address and the stack pointer, decides where a frame's caller is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    Nothing,
+    FramePointer,
+    /// A word on the stack (of a realigned one: its caller's place), which must be read anew.
+    Memory,
+}
+
 impl Frame {
+    /// Whether the remembered caller's place is still right where the frame pointer is `bp`.
+    #[inline(always)]
+    fn holds(&self, bp: usize) -> bool {
+        self.needs == Needs::Nothing || (self.needs == Needs::FramePointer && self.at.registers.bp == bp)
+    }
+
     fn key(&self) -> u64 {
         let pc = self.at.registers.pc as u64 & ((1 << PC_BITS) - 1);
         pc | u64::from(self.module) << PC_BITS
@@ -134,7 +149,7 @@ impl Walker {
             && let Some(frame) = self.frames.get(last)
             && frame.at.registers.sp == start.sp
             && frame.at.registers.pc == start.pc
-            && (frame.at.registers.bp == bp || !frame.uses_bp)
+            && frame.holds(bp)
             && self.is_unchanged_beyond(last, bp)
         {
             return self.walked;
@@ -156,7 +171,7 @@ impl Walker {
                     bp = *(at.bp_at as *const usize);
                 }
             }
-            if frame.uses_bp && bp != at.registers.bp {
+            if !frame.holds(bp) {
                 return false;
             }
         }
@@ -252,7 +267,7 @@ impl Walker {
             let Some(frame) = self.frames.get_mut(index) else { return Followed::Lost };
             let now = current.registers;
             let same_code = frame.at.registers.pc == now.pc;
-            if same_code && (frame.at.registers.bp == now.bp || !frame.uses_bp) {
+            if same_code && frame.holds(now.bp) {
                 frame.at = current;
                 // The same registers lead to the same place.
                 let Some(next) = index.checked_sub(1) else {
@@ -403,8 +418,13 @@ impl Walker {
 }
 
 fn new_frame(at: Caller, rule: Rule, module: u16) -> Frame {
-    let uses_bp = matches!(rule.cfa, Cfa::Bp | Cfa::AtBp | Cfa::FramePointer) || rule.bp == Bp::AtBp;
-    Frame { at, rule, uses_bp, module, term: 0 }
+    let needs = match rule.cfa {
+        Cfa::AtBp | Cfa::AtSp => Needs::Memory,
+        Cfa::Bp | Cfa::FramePointer => Needs::FramePointer,
+        _ if rule.bp == Bp::AtBp => Needs::FramePointer,
+        _ => Needs::Nothing,
+    };
+    Frame { at, rule, needs, module, term: 0 }
 }
 
 /// A frame's contribution to its stack's sum (the finaliser of SplitMix64).
