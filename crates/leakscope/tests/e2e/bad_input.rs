@@ -464,8 +464,8 @@ fn a_live_heap_file_corrupt_at_random_bytes_never_breaks_the_reader() {
         .spawn()
         .unwrap();
     let mut line = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line)
-        .unwrap();
+    let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
+    std::io::BufRead::read_line(&mut out, &mut line).unwrap();
     assert_eq!(line, "ready\n");
     let copy = directory.join("copy");
     let copied = run(Command::new("cp").arg("-L").arg("--sparse=always").arg(&heap).arg(&copy));

@@ -131,6 +131,15 @@ fn running(ancestor: u32, program: &Path) -> Vec<u32> {
     tree_of(ancestor).into_iter().filter(runs).collect()
 }
 
+impl Drop for Churn {
+    fn drop(&mut self) {
+        // A killed leakscope leaves the tables in shared memory, and a link to them.
+        if let Ok(arena) = std::fs::read_link(self.heap()) {
+            let _ = std::fs::remove_file(arena);
+        }
+    }
+}
+
 fn program() -> PathBuf {
     compile("counted_churn.c", &["-O2"])
 }
