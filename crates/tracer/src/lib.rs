@@ -35,6 +35,8 @@ mod process;
 mod real;
 mod stacks;
 mod sys;
+#[cfg(test)]
+mod testing;
 mod thread;
 mod unwind;
 

@@ -450,3 +450,6 @@ fn intern<'a>(context: Context<'_>, frames: impl Iterator<Item = &'a Frame>, tru
     }
     node.map_or(0, |node| stacks::stack_of(arena, window, node))
 }
+
+#[cfg(test)]
+mod tests;

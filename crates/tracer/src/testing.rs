@@ -1,0 +1,116 @@
+//! What tests of several modules need: a heap file of their own, and a source of repeatable chance.
+
+use crate::arena::Arena;
+use crate::{process, stacks};
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use leakscope_heapfile::layout::{ORIGIN_EXEC, STACK_BLOCK, STATE_LIVE, UNIT, Window};
+use std::path::Path;
+use std::vec::Vec;
+
+/// A heap file made as the holder makes one, mapped as the tracer maps it, with a window.
+pub(crate) struct TestHeap {
+    /// The holder's and reader's side.
+    pub(crate) file: leakscope_heapfile::Arena,
+    pub(crate) arena: Arena,
+    pub(crate) window: &'static Window,
+    _directory: tempfile::TempDir,
+}
+
+// SAFETY: all access to the mapping is by atomics, as in the traced process.
+unsafe impl Send for TestHeap {}
+// SAFETY: as above.
+unsafe impl Sync for TestHeap {}
+
+impl TestHeap {
+    /// A heap file that takes memory as it is touched. It stays mapped for as long as the value lives, so that
+    /// references must not be kept longer.
+    pub(crate) fn new(len: u64) -> TestHeap {
+        let memory = Path::new("/dev/shm");
+        let directory = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+        let directory = directory.expect("a temporary directory");
+        let path = directory.path().join("arena");
+        let file = leakscope_heapfile::Arena::create(&path, len, 0).expect("a new arena");
+        file.superblock().ready.store(len, Release);
+        let arena = map(&path, len);
+        let window = process::claim(arena, ORIGIN_EXEC).expect("a window");
+        window.state.store(STATE_LIVE, Release);
+        TestHeap { file, arena, window, _directory: directory }
+    }
+
+    /// What a reader sees of the window.
+    pub(crate) fn snapshot(&self) -> leakscope_heapfile::Snapshot {
+        self.file.snapshot(self.arena.offset_of(self.window)).expect("a readable window")
+    }
+
+    /// Node keys of a stack, innermost first.
+    pub(crate) fn keys_of(&self, stack: u32) -> Vec<u64> {
+        let block = self.window.stack_blocks[stack as usize / STACK_BLOCK].load(Acquire);
+        let place = u64::from(block) * UNIT + u64::from(stack) % STACK_BLOCK as u64 * 4;
+        let mut number = self.arena.at::<AtomicU32>(place).expect("a place for the stack").load(Acquire);
+        let mut keys = Vec::new();
+        while number != stacks::ROOT {
+            let node = stacks::node(self.arena, self.window, number).expect("a node");
+            keys.push(node.key.load(Relaxed));
+            number = node.parent.load(Relaxed);
+        }
+        keys
+    }
+}
+
+impl Drop for TestHeap {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `map`; tests keep no reference into it.
+        unsafe { libc::munmap(self.arena.base().cast(), self.arena.len() as usize) };
+    }
+}
+
+/// Maps an arena's file once more, as another process of the run would.
+pub(crate) fn map(path: &Path, len: u64) -> Arena {
+    let path = std::ffi::CString::new(path.to_str().expect("a plain path")).expect("no NUL");
+    // SAFETY: a NUL-terminated path; a new mapping of the whole file.
+    unsafe {
+        let file = crate::sys::File::open_rw(path.as_ptr().cast()).expect("the arena opens");
+        let base = file.map_shared(len as usize).expect("the arena can be mapped");
+        file.close();
+        Arena::new(base, len)
+    }
+}
+
+/// SplitMix64.
+#[derive(Clone)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+    /// A number below `limit`.
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+}
+
+/// Runs `body` in a forked child and returns its wait status. The child must not allocate; whatever `body`
+/// returns is its exit status.
+pub(crate) fn in_child(body: impl FnOnce() -> i32) -> i32 {
+    // SAFETY: the child only runs `body`, then ends without any handler.
+    unsafe {
+        let pid = libc::fork();
+        assert!(pid >= 0, "fork failed");
+        if pid == 0 {
+            let status = body();
+            libc::_exit(status);
+        }
+        let mut status = 0;
+        assert_eq!(libc::waitpid(pid, &raw mut status, 0), pid);
+        status
+    }
+}
