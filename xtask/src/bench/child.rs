@@ -1,15 +1,16 @@
 //! Runs a measured command with a time limit.
+//!
+//! Commands stay in the benchmark's own process group, so that an interrupt at the terminal ends them all.
 
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 /// What a finished command left behind.
 pub struct Finished {
@@ -22,15 +23,14 @@ pub struct Finished {
 /// Runs `command` to its end, its stdout and stderr in files in `scratch`.
 ///
 /// # Errors
-/// If it cannot be started, runs for longer than `limit` (its process group is then killed) or does not exit with 0;
+/// If it cannot be started, runs for longer than `limit` (it is then killed with its descendants) or does not exit with 0;
 /// the error ends with the last lines it wrote to stderr.
 pub fn run(command: &mut Command, scratch: &Path, limit: Duration) -> Result<Finished> {
     let (stdout, stderr) = (scratch.join("stdout"), scratch.join("stderr"));
     command
         .stdin(Stdio::null())
         .stdout(File::create(&stdout).with_context(|| format!("cannot write {}", stdout.display()))?)
-        .stderr(File::create(&stderr).with_context(|| format!("cannot write {}", stderr.display()))?)
-        .process_group(0);
+        .stderr(File::create(&stderr).with_context(|| format!("cannot write {}", stderr.display()))?);
     let began = Instant::now();
     let child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
     let (status, timed_out) = wait(child, limit)?;
@@ -43,25 +43,26 @@ pub fn run(command: &mut Command, scratch: &Path, limit: Duration) -> Result<Fin
     Ok(Finished { wall, stdout: String::from_utf8_lossy(&stdout).into_owned() })
 }
 
-/// Waits for `child`, the leader of a process group, and kills the group when `limit` is over.
+/// Waits for `child`, and kills it with its descendants when `limit` is over.
 fn wait(mut child: Child, limit: Duration) -> Result<(ExitStatus, bool)> {
     let pid = pid(&child)?;
     let (ended, watch) = mpsc::channel::<()>();
     let watchdog = std::thread::spawn(move || {
         let timed_out = watch.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout);
         if timed_out {
-            let _ = kill_process_group(pid, Signal::KILL);
+            kill_family(pid, Signal::KILL);
         }
         timed_out
     });
-    // Reaped only after the watchdog is gone, so that it cannot kill a group that reused the pid.
+    // Reaped only after the watchdog is gone, so that it cannot kill a process that reused the pid.
     waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)?;
     drop(ended);
     let timed_out = watchdog.join().unwrap_or(false);
     Ok((child.wait()?, timed_out))
 }
 
-/// A command that runs beside others and ends with its owner: first by SIGTERM, then by SIGKILL, its whole group.
+/// A command that runs beside others and ends with its owner: first by SIGTERM, then by SIGKILL, with its
+/// descendants.
 pub struct Background {
     child: Child,
 }
@@ -69,7 +70,7 @@ pub struct Background {
 impl Background {
     /// Starts `command`; set its standard streams first.
     pub fn start(command: &mut Command) -> Result<Self> {
-        let child = command.process_group(0).spawn().with_context(|| format!("cannot start {command:?}"))?;
+        let child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
         Ok(Self { child })
     }
 
@@ -103,10 +104,10 @@ impl Background {
 impl Drop for Background {
     fn drop(&mut self) {
         if let (Ok(None), Ok(pid)) = (self.child.try_wait(), pid(&self.child)) {
-            let _ = kill_process_group(pid, Signal::TERM);
+            kill_family(pid, Signal::TERM);
             std::thread::sleep(Duration::from_millis(100));
             if matches!(self.child.try_wait(), Ok(None)) {
-                let _ = kill_process_group(pid, Signal::KILL);
+                kill_family(pid, Signal::KILL);
                 let _ = self.child.wait();
             }
         }
@@ -116,6 +117,35 @@ impl Drop for Background {
 fn pid(child: &Child) -> Result<Pid> {
     let raw = i32::try_from(child.id()).context("pid out of range")?;
     Pid::from_raw(raw).context("pid is zero")
+}
+
+/// Sends a signal to a process and its descendants.
+fn kill_family(root: Pid, signal: Signal) {
+    // All are found before the first dies: an orphan's parent is another.
+    for pid in family(root) {
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// A process and its descendants.
+fn family(root: Pid) -> Vec<Pid> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
+    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let parents: Vec<(Pid, i32)> =
+        numbers.filter_map(|number| Some((Pid::from_raw(number)?, parent_of(number)?))).collect();
+    let mut family = vec![root];
+    let mut next = 0;
+    while let Some(parent) = family.get(next).map(|pid| pid.as_raw_nonzero().get()) {
+        family.extend(parents.iter().filter(|(_, its)| *its == parent).map(|(pid, _)| *pid));
+        next += 1;
+    }
+    family
+}
+
+fn parent_of(pid: i32) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything; the state and the parent follow it.
+    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
 }
 
 /// The end of a file, for error messages.

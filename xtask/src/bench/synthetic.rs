@@ -18,6 +18,8 @@ struct Workload {
     arguments: &'static [&'static str],
     /// Operations per thread; slow tools run a twentieth.
     operations: u64,
+    /// Rounds of the slow tools.
+    slow_rounds: usize,
     bound: Option<f64>,
 }
 
@@ -30,6 +32,7 @@ const WORKLOADS: &[Workload] = &[
         frame_pointers: true,
         arguments: &["--threads", "1"],
         operations: 2_000_000,
+        slow_rounds: 2,
         bound: Some(0.15),
     },
     Workload {
@@ -37,6 +40,7 @@ const WORKLOADS: &[Workload] = &[
         frame_pointers: true,
         arguments: &["--threads", "2"],
         operations: 1_000_000,
+        slow_rounds: 2,
         bound: Some(0.08),
     },
     Workload {
@@ -44,6 +48,7 @@ const WORKLOADS: &[Workload] = &[
         frame_pointers: true,
         arguments: &["--threads", "8"],
         operations: 250_000,
+        slow_rounds: 1,
         bound: Some(0.08),
     },
     Workload {
@@ -51,6 +56,7 @@ const WORKLOADS: &[Workload] = &[
         frame_pointers: false,
         arguments: &["--threads", "1"],
         operations: 2_000_000,
+        slow_rounds: 2,
         bound: Some(0.25),
     },
     Workload {
@@ -58,6 +64,7 @@ const WORKLOADS: &[Workload] = &[
         frame_pointers: false,
         arguments: &["--threads", "2"],
         operations: 1_000_000,
+        slow_rounds: 2,
         bound: Some(0.12),
     },
     Workload {
@@ -65,6 +72,7 @@ const WORKLOADS: &[Workload] = &[
         frame_pointers: false,
         arguments: &["--threads", "8"],
         operations: 250_000,
+        slow_rounds: 1,
         bound: Some(0.12),
     },
     Workload {
@@ -72,6 +80,7 @@ const WORKLOADS: &[Workload] = &[
         frame_pointers: true,
         arguments: &["--depth", DEEP],
         operations: 500_000,
+        slow_rounds: 2,
         bound: Some(0.15),
     },
     Workload {
@@ -79,6 +88,7 @@ const WORKLOADS: &[Workload] = &[
         frame_pointers: false,
         arguments: &["--depth", DEEP],
         operations: 500_000,
+        slow_rounds: 2,
         bound: Some(0.25),
     },
     Workload {
@@ -86,6 +96,7 @@ const WORKLOADS: &[Workload] = &[
         frame_pointers: true,
         arguments: &["--steady"],
         operations: 2_000_000,
+        slow_rounds: 2,
         bound: None,
     },
     Workload {
@@ -93,6 +104,7 @@ const WORKLOADS: &[Workload] = &[
         frame_pointers: true,
         arguments: &["--mode", "pair"],
         operations: 2_000_000,
+        slow_rounds: 2,
         bound: None,
     },
     Workload {
@@ -100,6 +112,7 @@ const WORKLOADS: &[Workload] = &[
         frame_pointers: true,
         arguments: &["--mode", "grow"],
         operations: 1_000_000,
+        slow_rounds: 2,
         bound: None,
     },
 ];
@@ -154,10 +167,9 @@ pub fn measure(bench: &Bench) -> Result<Option<Section>> {
         }
     }
     section.remarks.push(format!(
-        "Rounds: {} for native, leakscope and heaptrack, {} for the others, which also run a twentieth of the operations \
-         (the live blocks are the same).",
-        bench.rounds(ROUNDS),
-        bench.rounds(SLOW_ROUNDS)
+        "Rounds: {} for native, leakscope and heaptrack; one or two for the others, which also run a twentieth of the \
+         operations (the live blocks are the same).",
+        bench.rounds(ROUNDS)
     ));
     section.remarks.push(
         "heaptrack runs with `--raw`: without it, its interpreter takes time of another core, and ends with \
@@ -173,7 +185,6 @@ pub fn measure(bench: &Bench) -> Result<Option<Section>> {
 }
 
 const ROUNDS: usize = 7;
-const SLOW_ROUNDS: usize = 2;
 
 /// Nanoseconds per pair, by tool and round.
 type Samples = BTreeMap<&'static str, BTreeMap<usize, f64>>;
@@ -182,7 +193,7 @@ fn sample(bench: &Bench, workload: &Workload, remarks: &mut Vec<String>) -> Resu
     let program = if workload.frame_pointers { &bench.churn } else { &bench.churn_without_frame_pointers };
     let clock = if bench.cpu_time { "cpu_ns_per_pair" } else { "ns_per_pair" };
     let rounds = bench.rounds(ROUNDS);
-    let slow_rounds = bench.rounds(SLOW_ROUNDS);
+    let slow_rounds = bench.rounds(workload.slow_rounds);
     let mut samples = Samples::new();
     let mut failed: Vec<Tool> = Vec::new();
     for round in 0..rounds {
