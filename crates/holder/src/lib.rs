@@ -12,6 +12,7 @@
 
 mod command;
 mod keeper;
+mod limits;
 mod places;
 mod seal;
 mod signals;
@@ -22,6 +23,7 @@ pub use places::{Places, last_run, state_directory};
 pub use seal::SealedFile;
 
 use keeper::Keeper;
+use limits::FileSize;
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -161,6 +163,7 @@ pub fn run(options: &Options) -> Result<Outcome, Error> {
         return Err(Error::NotFound { name: PathBuf::new() });
     };
     let resolved = resolve(name)?;
+    let file_size = FileSize::lift();
     let places = Places::prepare(options.output.as_deref(), options.tracer)?;
     let mask = signals::block();
     let arena = Arc::new(places.create_arena()?);
@@ -178,6 +181,9 @@ pub fn run(options: &Options) -> Result<Outcome, Error> {
     unsafe {
         command.pre_exec(move || {
             signals::restore(&mask);
+            if let Some(file_size) = file_size {
+                file_size.restore();
+            }
             Ok(())
         });
     }

@@ -1,6 +1,6 @@
 //! Where things are kept: the state directory, a run's heap files, the arena, the shared object.
 
-use crate::Error;
+use crate::{Error, limits};
 use leakscope_heapfile::Arena;
 use std::ffi::OsString;
 use std::fs::{DirBuilder, OpenOptions};
@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 /// Most address space that an arena takes.
 const ARENA_BYTES: u64 = 64 << 30;
+/// Less is not worth starting with.
+const ARENA_LEAST: u64 = 4 << 20;
 /// What a file system for the arena must have free.
 const ARENA_ROOM: u64 = 16 << 20;
 
@@ -24,7 +26,7 @@ pub struct Places {
 }
 
 /// What to do about a state directory that cannot be used.
-const STATE_HINT: Option<&str> = Some("set XDG_STATE_HOME to a directory that you can write");
+const STATE_HINT: Option<&str> = Some("set XDG_STATE_HOME to a directory of your own");
 
 /// The directory for everything that leakscope keeps: `$XDG_STATE_HOME/leakscope`, else `/var/lib/leakscope`
 /// for root and `~/.local/state/leakscope` for others.
@@ -104,13 +106,28 @@ impl Places {
         let name = format!("leakscope-{}-{:08x}", std::process::id(), nonce());
         let shared = Path::new("/dev/shm");
         let len = arena_bytes();
+        if len < ARENA_LEAST {
+            self.tidy();
+            let reason = std::io::Error::other(format!("a limit leaves {len} bytes for it"));
+            let hint = Some("raise the limit of file sizes (ulimit -f) or of address space (ulimit -v)");
+            return Err(Error::io("create the heap file", &self.file, hint)(reason));
+        }
+        let create = |path: &Path| {
+            Arena::create(path, len, 0).inspect_err(|_| {
+                // The name is this run's alone.
+                let _ = std::fs::remove_file(path);
+            })
+        };
         if room(shared) >= ARENA_ROOM
-            && let Ok(arena) = Arena::create(&shared.join(&name), len, 0)
+            && let Ok(arena) = create(&shared.join(&name))
         {
             return Ok(arena);
         }
         let beside = self.file.parent().unwrap_or(Path::new(".")).join(format!(".{name}"));
-        Ok(Arena::create(&beside, len, 0)?)
+        create(&beside).map_err(|error| {
+            self.tidy();
+            error.into()
+        })
     }
 
     /// Lets the output path lead to the arena as long as the command runs.
@@ -224,15 +241,11 @@ fn new_run(runs: &Path) -> Result<PathBuf, Error> {
     Ok(directory)
 }
 
-/// The arena's length: plenty, but no more than an eighth of a limited address space.
+/// The arena's length: plenty, but no more than an eighth of a limited address space, nor than a file may have.
 fn arena_bytes() -> u64 {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is writable.
-    let status = unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) };
-    if status != 0 || limit.rlim_cur == libc::RLIM_INFINITY {
-        return ARENA_BYTES;
-    }
-    ARENA_BYTES.min(limit.rlim_cur / 8)
+    let space = limits::soft(libc::RLIMIT_AS).map_or(ARENA_BYTES, |limit| limit / 8);
+    let file = limits::soft(libc::RLIMIT_FSIZE).unwrap_or(ARENA_BYTES);
+    ARENA_BYTES.min(space).min(file)
 }
 
 /// Free bytes of a file system; 0 if there is none.
