@@ -68,12 +68,24 @@ impl Arena {
         Ok(arena)
     }
 
+    /// Opens an arena to go on holding it.
+    ///
+    /// # Errors
+    /// If it cannot be opened or is not an arena of this version.
+    pub fn open_to_hold(path: &Path) -> Result<Arena, Error> {
+        let file = OpenOptions::new().read(true).write(true).open(path).map_err(Error::io("open", path))?;
+        Arena::open_file(path, file, true)
+    }
+
     /// Opens an arena for reading.
     ///
     /// # Errors
     /// If it cannot be opened or is not an arena of this version.
     pub fn open(path: &Path) -> Result<Arena, Error> {
-        let file = File::open(path).map_err(Error::io("open", path))?;
+        Arena::open_file(path, File::open(path).map_err(Error::io("open", path))?, false)
+    }
+
+    fn open_file(path: &Path, file: File, writable: bool) -> Result<Arena, Error> {
         let real_len = file.metadata().map_err(Error::io("examine", path))?.len();
         let mut head = [0u8; 24];
         file.read_exact_at(&mut head, 0).map_err(Error::io("read", path))?;
@@ -92,7 +104,7 @@ impl Arena {
             let what = format!("it says that it is {len} bytes long, but the file has {real_len}");
             return Err(Error::Damaged { path: path.into(), what });
         }
-        Arena::map(path, file, len, false)
+        Arena::map(path, file, len, writable)
     }
 
     fn map(path: &Path, file: File, len: u64, writable: bool) -> Result<Arena, Error> {

@@ -2,9 +2,9 @@
 //! nothing changes between a check and its use.
 
 use crate::layout::{
-    BUCKET_SLOTS, CHUNK, COUNTER_DIR, COUNTER_PAGE, Counters, FLAG_OWN_MALLOC, MAPPED_SPACE, ModuleRecord, NODE_BLOCK,
-    NodeRecord, ORIGIN_FORK, REGION_SHIFT, SPAN_REGIONS, SPAN_SHIFT, STACK_BLOCK, Segment, Shard, TIMELINE,
-    UNIT, Window, slot,
+    BUCKET_SLOTS, CHUNK, COUNTER_DIR, COUNTER_PAGE, Counters, FLAG_OWN_MALLOC, MAPPED_SPACE, ModuleRecord,
+    NODE_BLOCK, NodeRecord, ORIGIN_FORK, REGION_SHIFT, SPAN_REGIONS, SPAN_SHIFT, STACK_BLOCK, Segment, Shard,
+    TIMELINE, UNIT, Window, slot,
 };
 use crate::{Arena, Block, BlockKind, End, Module, Node, Process, Snapshot, Stack, Thread, TimelinePoint};
 use std::collections::{HashMap, HashSet};

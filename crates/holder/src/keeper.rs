@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Duration;
 
 /// Backed ahead of what has been handed out: a sixteenth of that, within these bounds.
-const AHEAD_MIN: u64 = 2 * CHUNK;
+const AHEAD_MIN: u64 = CHUNK;
 const AHEAD_MAX: u64 = 64 << 20;
 /// What tracers may populate by themselves when they are faster than the keeper, or it is gone.
 const SELF_BUDGET: i64 = 64 << 20;
@@ -53,17 +53,18 @@ impl Keeper {
                 },
                 Arrival::Nothing => {}
             }
-            self.advance_clock();
-            self.arena.superblock().self_budget.store(SELF_BUDGET, Relaxed);
-            pause = match self.populate() {
-                Ok(true) => BUSY,
-                Ok(false) => IDLE,
-                Err(error) => {
-                    self.note(format!("the heap file could not grow any more: {error}"));
-                    IDLE
-                }
-            };
+            pause = if self.tick() { BUSY } else { IDLE };
         }
+    }
+
+    /// Advances the clock and backs more of the arena. Whether there was anything to back.
+    pub(crate) fn tick(&self) -> bool {
+        self.advance_clock();
+        self.arena.superblock().self_budget.store(SELF_BUDGET, Relaxed);
+        self.populate().unwrap_or_else(|error| {
+            self.note(format!("the heap file could not grow any more: {error}"));
+            false
+        })
     }
 
     fn note(&self, note: String) {
@@ -100,14 +101,18 @@ impl Keeper {
     }
 }
 
-/// Reaps the command if it has ended. If it was stopped, stops this process with it, and continues it later.
+/// Reaps the command if it has ended, and orphans of its on the way. If the command was stopped, stops this process
+/// with it, and continues it later.
 fn reap(pid: libc::pid_t) -> Option<Ended> {
     loop {
         let mut status = 0;
-        // SAFETY: the pid is our child's; `status` is writable.
-        let found = unsafe { libc::waitpid(pid, &mut status, libc::WNOHANG | libc::WUNTRACED) };
-        if found != pid {
+        // SAFETY: `status` is writable.
+        let found = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG | libc::WUNTRACED) };
+        if found <= 0 {
             return None;
+        }
+        if found != pid {
+            continue;
         }
         if libc::WIFEXITED(status) {
             return Some(Ended::Exited(libc::WEXITSTATUS(status)));

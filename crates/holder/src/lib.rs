@@ -11,6 +11,7 @@
 //! readable at the output path, which is a symbolic link to the arena until it is sealed.
 
 mod command;
+mod hold;
 mod keeper;
 mod limits;
 mod places;
@@ -19,6 +20,7 @@ mod signals;
 mod watcher;
 
 pub use command::{Resolved, Untraceable, resolve};
+pub use hold::hold;
 pub use places::{Places, last_run, state_directory};
 pub use seal::SealedFile;
 
@@ -171,6 +173,7 @@ pub fn run(options: &Options) -> Result<Outcome, Error> {
     let keeper = Keeper::new(arena.clone());
     keeper.prepare()?;
 
+    hold::adopt_orphans();
     let mut command = Command::new(name);
     command.args(options.command.get(1..).unwrap_or(&[]));
     if resolved.untraceable.is_none() {

@@ -25,18 +25,8 @@ pub(crate) struct Watcher {
 impl Watcher {
     pub(crate) fn start(arena: Arc<Arena>, root: u32, places: &Places, options: &Options) -> Watcher {
         let (stop, stopped) = mpsc::channel();
-        let work = Work {
-            arena,
-            root,
-            file: places.file.clone(),
-            max_children: options.max_children,
-            max_children_bytes: options.max_children_bytes,
-            step: HashMap::new(),
-            children: Vec::new(),
-            dropped: 0,
-            file_written: false,
-            notes: Vec::new(),
-        };
+        let limits = (options.max_children, options.max_children_bytes);
+        let work = Work::new(arena, root, places.file.clone(), limits);
         Watcher { stop, thread: std::thread::spawn(move || work.run(&stopped)) }
     }
 
@@ -54,12 +44,13 @@ impl Watcher {
     }
 }
 
-struct Work {
+/// The watcher's own state.
+pub(crate) struct Work {
     arena: Arc<Arena>,
     root: u32,
     file: PathBuf,
-    max_children: usize,
-    max_children_bytes: u64,
+    /// Most children's heap files, and their bytes.
+    limits: (usize, u64),
     /// Rounds between two points of a window's timeline, and rounds since the last.
     step: HashMap<u64, (u32, u32)>,
     children: Vec<SealedFile>,
@@ -69,53 +60,58 @@ struct Work {
 }
 
 impl Work {
+    /// `root` is the command's pid; 0 if the command itself has been dealt with.
+    pub(crate) fn new(arena: Arc<Arena>, root: u32, file: PathBuf, limits: (usize, u64)) -> Work {
+        Work {
+            arena,
+            root,
+            file,
+            limits,
+            step: HashMap::new(),
+            children: Vec::new(),
+            dropped: 0,
+            file_written: false,
+            notes: Vec::new(),
+        }
+    }
+
     fn run(mut self, stopped: &mpsc::Receiver<Ended>) -> Outcome {
         loop {
             match stopped.recv_timeout(INTERVAL) {
                 Ok(ended) => return self.conclude(ended),
-                Err(RecvTimeoutError::Timeout) => self.round(),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.round();
+                }
                 Err(RecvTimeoutError::Disconnected) => return self.conclude(Ended::Exited(0)),
             }
         }
     }
 
-    fn round(&mut self) {
-        for offset in self.arena.windows() {
-            let Some(window) = self.arena.window(offset) else { continue };
-            match self.state_of(window) {
+    /// Looks at every process once. Returns how many still run.
+    pub(crate) fn round(&mut self) -> usize {
+        let mut running = 0;
+        let arena = self.arena.clone();
+        let newest = newest_programs(&arena);
+        for offset in arena.windows() {
+            let Some(window) = arena.window(offset) else { continue };
+            if window.end.load(Acquire) != 0 {
+                continue;
+            }
+            match state_of(window, &newest) {
                 // The command itself is sealed when its status is known.
-                Life::Ended(end) if !self.is_root(window) => self.settle(offset, end),
-                Life::Running => self.note_time(offset),
+                Life::Ended(end) if !self.is_root(window, &newest) => self.settle(offset, end),
+                Life::Running => {
+                    running += 1;
+                    self.note_time(offset);
+                }
                 Life::Ended(_) => {}
             }
         }
+        running
     }
 
-    fn is_root(&self, window: &Window) -> bool {
-        window.pid.load(Acquire) == self.root && !self.was_replaced(window)
-    }
-
-    /// Whether the same process has executed another program since.
-    fn was_replaced(&self, window: &Window) -> bool {
-        let identity = |window: &Window| (window.pid.load(Acquire), window.start_ticks.load(Acquire));
-        self.arena.windows().into_iter().filter_map(|offset| self.arena.window(offset)).any(|other| {
-            identity(other) == identity(window) && other.serial.load(Acquire) > window.serial.load(Acquire)
-        })
-    }
-
-    fn state_of(&self, window: &Window) -> Life {
-        if window.state.load(Acquire) < STATE_LIVE {
-            return Life::Running;
-        }
-        if self.was_replaced(window) {
-            return Life::Ended(End::Replaced);
-        }
-        match leakscope_proc::stat(Path::new("/proc"), window.pid.load(Acquire)) {
-            Ok(stat) if stat.start_ticks != window.start_ticks.load(Acquire) => Life::Ended(End::Unknown),
-            Ok(stat) if stat.has_ended() => Life::Ended(zombie_end(stat.exit_code)),
-            Ok(_) => Life::Running,
-            Err(_) => Life::Ended(End::Unknown),
-        }
+    fn is_root(&self, window: &Window, newest: &Newest) -> bool {
+        window.pid.load(Acquire) == self.root && !was_replaced(window, newest)
     }
 
     /// Adds a point to a window's timeline. When it is full, every second point goes and the step doubles.
@@ -190,7 +186,7 @@ impl Work {
         self.children.push(file);
         loop {
             let size = self.children.iter().fold(0u64, |sum, file| sum.saturating_add(file.size));
-            if self.children.len() <= self.max_children && size <= self.max_children_bytes {
+            if self.children.len() <= self.limits.0 && size <= self.limits.1 {
                 return;
             }
             let least = self.children.iter().enumerate().min_by_key(|(_, file)| file.unfreed);
@@ -203,48 +199,85 @@ impl Work {
 
     /// The command has ended: writes what is left.
     fn conclude(mut self, ended: Ended) -> Outcome {
-        let mut remaining = Vec::new();
+        let arena = self.arena.clone();
+        let newest = newest_programs(&arena);
+        let mut remaining = crate::hold::remaining_children();
         let mut failed = false;
-        let mut windows = self.arena.windows();
-        let serial =
-            |offset: &u64| self.arena.window(*offset).map_or(0, |window| window.serial.load(Acquire));
-        windows.sort_by_key(serial);
+        let mut windows = arena.windows();
+        windows.sort_by_key(|&offset| arena.window(offset).map_or(0, |window| window.serial.load(Acquire)));
         for offset in windows {
-            let arena = self.arena.clone();
             let Some(window) = arena.window(offset) else { continue };
-            if self.is_root(window) {
+            if self.is_root(window, &newest) {
                 failed |= !self.settle_root(offset, ended);
                 continue;
             }
-            match self.state_of(window) {
+            match state_of(window, &newest) {
                 Life::Ended(end) => self.settle(offset, end),
                 Life::Running => remaining.push(window.pid.load(Acquire)),
             }
         }
-        let refused = self.arena.superblock().windows_refused.load(Relaxed);
+        remaining.sort_unstable();
+        remaining.dedup();
+        let refused = arena.superblock().windows_refused.load(Relaxed);
         if refused > 0 {
             self.note(format!("{refused} processes could not be traced: no memory for their heap files"));
         }
         if remaining.is_empty() && !failed {
-            let _ = std::fs::remove_file(self.arena.path());
+            let _ = std::fs::remove_file(arena.path());
             if !self.file_written && self.file.is_symlink() {
                 let _ = std::fs::remove_file(&self.file);
             }
         } else if !remaining.is_empty() {
-            self.note(format!(
-                "{} traced processes still run; what they do is in {} (leakscope report --pid PID FILE)",
-                remaining.len(),
-                self.arena.path().display()
-            ));
+            self.leave_behind(&remaining);
         }
         Outcome {
             ended,
             file: self.file_written.then(|| self.file.clone()),
-            children: std::mem::take(&mut self.children),
+            children: self.children,
             dropped: self.dropped,
             remaining,
-            notes: std::mem::take(&mut self.notes),
+            notes: self.notes,
         }
+    }
+
+    /// Processes outlive the command: a second holder stays with them.
+    fn leave_behind(&mut self, pids: &[u32]) {
+        let arena = self.arena.path().to_path_buf();
+        let one = pids.len() == 1;
+        let what = format!(
+            "{} of the command's descendants still {}",
+            if one { "one".into() } else { pids.len().to_string() },
+            if one { "runs and stays traced" } else { "run and stay traced" }
+        );
+        match crate::hold::leave_behind(&arena, &self.file, pids, self.limits) {
+            Ok(()) => self.note(format!(
+                "{what}: {}.PID is written when a process ends; until then see \
+                 leakscope report --pid PID {}",
+                self.file.display(),
+                arena.display()
+            )),
+            Err(error) => self
+                .note(format!("{what} into {}, but nobody will make files of it: {error}", arena.display())),
+        }
+    }
+
+    /// All processes have ended, the command itself before: writes what is left and removes the arena.
+    pub(crate) fn finish(mut self) -> Vec<SealedFile> {
+        let arena = self.arena.clone();
+        let newest = newest_programs(&arena);
+        for offset in arena.windows() {
+            if let Some(window) = arena.window(offset)
+                && window.end.load(Acquire) == 0
+                && let Life::Ended(end) = state_of(window, &newest)
+            {
+                self.settle(offset, end);
+            }
+        }
+        let _ = std::fs::remove_file(arena.path());
+        if self.file.is_symlink() {
+            let _ = std::fs::remove_file(&self.file);
+        }
+        self.children
     }
 
     /// Seals the command's own file. On failure the arena stays.
@@ -280,6 +313,42 @@ impl Work {
                 false
             }
         }
+    }
+}
+
+/// The newest program of each process (pid and start time), by serial number.
+type Newest = HashMap<(u32, u64), u32>;
+
+fn identity(window: &Window) -> (u32, u64) {
+    (window.pid.load(Acquire), window.start_ticks.load(Acquire))
+}
+
+fn newest_programs(arena: &Arena) -> Newest {
+    let mut newest = Newest::new();
+    for window in arena.windows().into_iter().filter_map(|offset| arena.window(offset)) {
+        let serial = newest.entry(identity(window)).or_default();
+        *serial = window.serial.load(Acquire).max(*serial);
+    }
+    newest
+}
+
+/// Whether the same process has executed another program since.
+fn was_replaced(window: &Window, newest: &Newest) -> bool {
+    newest.get(&identity(window)).is_some_and(|&serial| serial > window.serial.load(Acquire))
+}
+
+fn state_of(window: &Window, newest: &Newest) -> Life {
+    if window.state.load(Acquire) < STATE_LIVE {
+        return Life::Running;
+    }
+    if was_replaced(window, newest) {
+        return Life::Ended(End::Replaced);
+    }
+    match leakscope_proc::stat(Path::new("/proc"), window.pid.load(Acquire)) {
+        Ok(stat) if stat.start_ticks != window.start_ticks.load(Acquire) => Life::Ended(End::Unknown),
+        Ok(stat) if stat.has_ended() => Life::Ended(zombie_end(stat.exit_code)),
+        Ok(_) => Life::Running,
+        Err(_) => Life::Ended(End::Unknown),
     }
 }
 

@@ -52,6 +52,9 @@ pub enum Subcommands {
     /// $TMPDIR (/tmp).
     #[command(after_long_help = long_help(demo::SECTIONS))]
     Demo,
+    /// Keep the heap file of processes that outlive their command (leakscope run starts this itself)
+    #[command(hide = true)]
+    Hold(run::HoldArgs),
     /// The service of the demo
     #[command(hide = true)]
     DemoService(demo::ServiceArgs),

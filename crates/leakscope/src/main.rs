@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         Subcommands::Run(args) => run::run(&args),
         Subcommands::Report(args) => report::report(&args),
         Subcommands::Demo => demo::demo(),
+        Subcommands::Hold(args) => run::hold(&args),
         Subcommands::DemoService(args) => demo::serve(&args).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| exit::failed(&error))

@@ -155,20 +155,51 @@ fn conclude(args: &Args, outcome: &Outcome, json: Option<File>) -> Result<()> {
     Ok(())
 }
 
+/// Arguments of the hidden `leakscope hold`.
+#[derive(clap::Args)]
+pub struct HoldArgs {
+    /// The arena.
+    arena: PathBuf,
+    /// The heap file of the command, which the others are named after.
+    file: PathBuf,
+    /// Processes to wait for, besides those in the arena.
+    pids: Vec<u32>,
+    /// Heap files to keep.
+    #[arg(long, default_value_t = 100)]
+    max_children: usize,
+    /// Their bytes.
+    #[arg(long, default_value_t = MAX_CHILDREN_BYTES)]
+    max_children_bytes: u64,
+}
+
+/// Stays with processes that outlive their command.
+pub fn hold(args: &HoldArgs) -> Result<ExitCode> {
+    let limits = (args.max_children, args.max_children_bytes);
+    leakscope_holder::hold(&args.arena, &args.file, &args.pids, limits)?;
+    Ok(ExitCode::SUCCESS)
+}
+
 fn children_note(outcome: &Outcome) -> Option<String> {
     let kept = outcome.children.len();
-    let largest = outcome.children.iter().max_by_key(|file| file.unfreed);
-    match (kept, outcome.dropped, largest) {
-        (0, 0, _) => None,
-        (_, dropped, Some(largest)) => Some(format!(
-            "{} child processes were traced too; {kept} heap files kept{}; the most unfreed memory ({}) is in {}",
-            kept + dropped,
-            if dropped > 0 { format!(" ({dropped} dropped)") } else { String::new() },
-            leakscope_report::bytes(largest.unfreed),
-            largest.path.display()
-        )),
-        (_, dropped, None) => {
-            Some(format!("{dropped} child processes were traced; none of their heap files was kept"))
-        }
+    let all = kept + outcome.dropped;
+    if all == 0 {
+        return None;
     }
+    let mut note = match all {
+        1 => "one more program (a child process, or one that the command replaced) was traced".into(),
+        _ => {
+            format!("{all} more programs (child processes, and those that were replaced by exec) were traced")
+        }
+    };
+    if outcome.dropped > 0 {
+        note.push_str(&format!(
+            "; {} heap files were dropped, those with the least unfreed first",
+            outcome.dropped
+        ));
+    }
+    if let Some(largest) = outcome.children.iter().max_by_key(|file| file.unfreed) {
+        let unfreed = leakscope_report::bytes(largest.unfreed);
+        note.push_str(&format!("; the most unfreed memory, {unfreed}, is in {}", largest.path.display()));
+    }
+    Some(note)
 }
