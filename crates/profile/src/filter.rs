@@ -153,7 +153,7 @@ pub fn is_library_frame(frame: &Frame) -> bool {
 
 /// Whether a frame is how a C, C++ or Rust runtime gets to `main` or to a thread's function. True of frames at the
 /// outer end of nearly every stack, where they tell a reader nothing. `inner` is the next inner frame, by which the C
-/// `main` that a Rust program has is told from a program's own.
+/// `main` that a Rust program has is told from a program's own, and the `_start` of a stripped program.
 pub fn is_start_frame(frame: &Frame, inner: Option<&Frame>) -> bool {
     const EXACT: &[&str] = &[
         "_start",
@@ -186,13 +186,15 @@ pub fn is_start_frame(frame: &Frame, inner: Option<&Frame>) -> bool {
         "<alloc::boxed::Box<",
         "std::__invoke",
     ];
+    let inner = inner.and_then(|frame| frame.function.as_deref());
     let Some(function) = frame.function.as_deref() else {
         // Stripped of its symbol table, the C library's start code has no names.
         let module = file_name(frame.module.as_deref().unwrap_or(""));
-        return module.starts_with("libc.so.") || module.starts_with("ld-linux");
+        return module.starts_with("libc.so.")
+            || module.starts_with("ld-linux")
+            || inner.is_some_and(|function| function.starts_with("__libc_start_main"));
     };
     if function == "main" {
-        let inner = inner.and_then(|frame| frame.function.as_deref());
         return inner.is_some_and(|function| function.starts_with("std::rt::lang_start"));
     }
     let function = return_type_stripped(function);
@@ -278,5 +280,8 @@ mod tests {
         assert!(!is_start_frame(&frame("main", "", ""), Some(&user)));
         assert!(!is_start_frame(&user, None));
         assert!(!is_start_frame(&frame("", "", "/srv/app"), None));
+        let start = frame("__libc_start_main_impl", "", "/usr/lib/libc.so.6");
+        assert!(is_start_frame(&frame("", "", "/srv/app"), Some(&start)));
+        assert!(!is_start_frame(&frame("", "", "/srv/app"), Some(&user)));
     }
 }

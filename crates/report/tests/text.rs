@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{add_up, counts, frame, in_service, service};
+use common::{add_up, counts, frame, in_libc, in_service, service};
 use leakscope_profile::*;
 use leakscope_report::{TextOptions, text};
 
@@ -88,6 +88,29 @@ fn the_blame_goes_past_libraries_and_wrappers_but_they_stay_in_the_stack() {
     symbols.frames.clear();
     profile.modules = vec![Module { path: "/srv/service".into(), ..Module::default() }];
     assert!(plain(&profile, &symbols).contains("all from service+0x555555554001\n"));
+}
+
+#[test]
+fn a_stripped_program_is_blamed_by_module_and_offset_rather_than_the_c_library_around_it() {
+    let (mut profile, symbols) = service();
+    let mut site = profile.sites.swap_remove(0);
+    // Of `strdup` in the C library, two functions of the program, the C library's start code and `_start`.
+    let start = site.stack.split_off(site.stack.len() - 3);
+    site.stack = [vec![in_libc(0x300), in_service(0x1110), in_service(0x1210)], start].concat();
+    profile.sites = vec![site];
+    add_up(&mut profile);
+    let mut stripped = Symbols::default();
+    let names = symbols.frames.into_iter().filter(|(pc, _)| pc.module == Some(1));
+    stripped.frames.extend(names);
+    let strdup = Frame {
+        module: Some("/usr/lib/x86_64-linux-gnu/libc.so.6".into()),
+        ..frame("strdup", "string.c", 1)
+    };
+    stripped.frames.insert(in_libc(0x300), vec![strdup]);
+    let report = plain(&profile, &stripped);
+    assert!(report.contains("all from service+0x1110\n"), "{report}");
+    assert!(report.contains("       strdup") && report.contains("     → service+0x1110"), "{report}");
+    assert!(!report.contains("__libc_start") && !report.contains("service+0x1050"), "{report}");
 }
 
 #[test]

@@ -166,15 +166,17 @@ pub(super) fn blamed<'a>(named: &'a NamedSites, site: &'a NamedSite) -> Option<&
     frames.get(blamed_index(frames)?).copied()
 }
 
-/// The innermost frame that is the program's, has a name and is no mere wrapper around `malloc`; else the innermost
-/// with a name; else the innermost.
+/// The innermost frame that is the program's, has a name and is no mere wrapper around `malloc`; else, as where the
+/// program is stripped, the innermost of its frames without a name; else the innermost with a name; else the innermost.
 fn blamed_index(frames: &[&Frame]) -> Option<usize> {
-    let has_name = |frame: &&Frame| frame.function.is_some();
+    let has_name = |frame: &Frame| frame.function.is_some();
     let is_wrapper = |frame: &Frame| frame.function.as_deref().is_some_and(is_allocation_wrapper);
+    let is_programs = |frame: &Frame| !is_library_frame(frame) && !is_wrapper(frame);
     frames
         .iter()
-        .position(|frame| has_name(frame) && !is_library_frame(frame) && !is_wrapper(frame))
-        .or_else(|| frames.iter().position(has_name))
+        .position(|frame| has_name(frame) && is_programs(frame))
+        .or_else(|| frames.iter().position(|frame| is_programs(frame)))
+        .or_else(|| frames.iter().position(|frame| has_name(frame)))
         .or_else(|| (!frames.is_empty()).then_some(0))
 }
 
