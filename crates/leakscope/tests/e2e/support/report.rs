@@ -106,7 +106,11 @@ impl Report {
         );
         for site in &self.sites {
             assert!(site.inuse_bytes <= site.allocated_bytes, "more in use than allocated: {site:?}");
-            assert!(site.inuse_blocks <= site.allocated_blocks, "more in use than allocated: {site:?}");
+            // Unmapping the middle of a mapping leaves two.
+            assert!(
+                site.inuse_blocks <= site.allocated_blocks || site.kind == Kind::Mapped,
+                "more in use than allocated: {site:?}"
+            );
             assert!(
                 site.temporary_blocks <= site.allocated_blocks,
                 "more temporary than allocated: {site:?}"
