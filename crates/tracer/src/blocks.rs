@@ -336,3 +336,6 @@ pub(crate) fn scan_region(
     }
     false
 }
+
+#[cfg(test)]
+mod tests;
