@@ -112,6 +112,11 @@ pub struct Superblock {
     _pad4: [u8; 48],
     /// Offsets of the windows in use; 0 = free.
     pub windows: [AtomicU64; WINDOW_SLOTS],
+    /// Bytes used in `output`.
+    pub output_len: AtomicU32,
+    _pad5: u32,
+    /// Path of the command's heap file, for whoever seals it should the holder be killed.
+    pub output: [AtomicU8; COMMAND_MAX],
 }
 
 /// First 64 bytes of each chunk.

@@ -15,6 +15,7 @@ mod hold;
 mod keeper;
 mod limits;
 mod places;
+mod recover;
 mod seal;
 mod signals;
 mod watcher;
@@ -170,6 +171,7 @@ pub fn run(options: &Options) -> Result<Outcome, Error> {
     let mask = signals::block();
     let arena = Arc::new(places.create_arena()?);
     places.announce(arena.path())?;
+    recover::note_output(&arena, &places.file);
     let keeper = Keeper::new(arena.clone());
     keeper.prepare()?;
 
@@ -184,6 +186,7 @@ pub fn run(options: &Options) -> Result<Outcome, Error> {
     unsafe {
         command.pre_exec(move || {
             signals::restore(&mask);
+            signals::restore_pipe();
             if let Some(file_size) = file_size {
                 file_size.restore();
             }

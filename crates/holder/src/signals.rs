@@ -3,6 +3,8 @@
 
 use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 /// Signals that are passed on.
@@ -26,6 +28,31 @@ const PASSED: &[i32] = &[
 ];
 /// Its sender was the kernel: the terminal, which signals the whole process group.
 const SI_KERNEL: i32 = 0x80;
+
+/// Whether SIGPIPE was ignored when this process began. Rust's runtime ignores it before `main`, and has it at its
+/// default in a child; a service manager's choice must reach the command.
+static PIPE_IGNORED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn note_pipe() {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: asking changes nothing; zero is a valid value where the call fails.
+    let handler = unsafe {
+        libc::sigaction(libc::SIGPIPE, std::ptr::null(), action.as_mut_ptr());
+        action.assume_init().sa_sigaction
+    };
+    PIPE_IGNORED.store(handler == libc::SIG_IGN, Relaxed);
+}
+
+#[used]
+#[unsafe(link_section = ".init_array")]
+static NOTE_PIPE: extern "C" fn() = note_pipe;
+
+/// In the child, before it executes the command: gives SIGPIPE the disposition that leakscope was started with.
+pub(crate) fn restore_pipe() {
+    let action = if PIPE_IGNORED.load(Relaxed) { libc::SIG_IGN } else { libc::SIG_DFL };
+    // SAFETY: async-signal-safe.
+    unsafe { libc::signal(libc::SIGPIPE, action) };
+}
 
 fn set() -> libc::sigset_t {
     let mut set = MaybeUninit::uninit();

@@ -27,7 +27,13 @@ impl Watcher {
         let (stop, stopped) = mpsc::channel();
         let limits = (options.max_children, options.max_children_bytes);
         let work = Work::new(arena, root, places.file.clone(), limits);
-        Watcher { stop, thread: std::thread::spawn(move || work.run(&stopped)) }
+        let thread = std::thread::spawn(move || {
+            if let Some(directory) = work.arena.path().parent() {
+                crate::recover::recover(directory, limits);
+            }
+            work.run(&stopped)
+        });
+        Watcher { stop, thread }
     }
 
     /// Tells how the command ended, and waits until all is written.
@@ -258,6 +264,33 @@ impl Work {
             )),
             Err(error) => self
                 .note(format!("{what} into {}, but nobody will make files of it: {error}", arena.display())),
+        }
+    }
+
+    /// The holder was killed. If the processes have ended since, writes what is left and removes the arena.
+    pub(crate) fn recover(mut self) {
+        let arena = self.arena.clone();
+        let newest = newest_programs(&arena);
+        let windows: Vec<_> =
+            arena.windows().into_iter().filter_map(|offset| Some((offset, arena.window(offset)?))).collect();
+        if windows.iter().any(|(_, window)| matches!(state_of(window, &newest), Life::Running)) {
+            return;
+        }
+        for (offset, window) in windows {
+            if self.is_root(window, &newest) {
+                let Ok(mut snapshot) = arena.snapshot(offset) else { return };
+                snapshot.process.end = End::Unknown;
+                snapshot.process.host_pid = self.root;
+                if seal(&snapshot, &self.file).is_err() {
+                    return;
+                }
+            } else if let Life::Ended(end) = state_of(window, &newest) {
+                self.settle(offset, end);
+            }
+        }
+        let _ = std::fs::remove_file(arena.path());
+        if self.file.is_symlink() {
+            let _ = std::fs::remove_file(&self.file);
         }
     }
 

@@ -108,8 +108,10 @@ impl Arena {
             }
             // A large process takes larger pieces, so that less is lost at their ends.
             let usual = u64::from(window.chunks.load(Relaxed) / 16).clamp(1, MAX_PIECE);
-            let chunks = (units * UNIT + UNIT).div_ceil(CHUNK).max(usual);
-            let piece = self.take_chunks(chunks, owner)?;
+            let least = (units * UNIT + UNIT).div_ceil(CHUNK);
+            let taken = self.take_chunks(least.max(usual), owner).map(|piece| (piece, least.max(usual)));
+            let (piece, chunks) =
+                taken.or_else(|| self.take_chunks(least, owner).map(|piece| (piece, least)))?;
             window.chunks.fetch_add(chunks as u32, Relaxed);
             let (first, total) = (piece / UNIT + 1, chunks * CHUNK / UNIT - 1);
             self.touch(piece, (first + units) * UNIT);
@@ -132,18 +134,7 @@ impl Arena {
         let recycled = if chunks == 1 { self.pop_free(superblock) } else { None };
         let chunk = match recycled {
             Some(chunk) => chunk,
-            None => {
-                let bytes = chunks.checked_mul(CHUNK)?;
-                let start = superblock
-                    .next
-                    .fetch_update(AcqRel, Relaxed, |next| {
-                        let end = next.checked_add(bytes)?;
-                        (end <= self.len.min(LIMIT.load(Relaxed)) && self.backed(superblock, next, end))
-                            .then_some(end)
-                    })
-                    .ok()?;
-                start
-            }
+            None => self.take_fresh(superblock, chunks.checked_mul(CHUNK)?)?,
         };
         let header: &ChunkHeader = self.at(chunk)?;
         header.chunks.store(chunks as u32, Relaxed);
@@ -151,21 +142,37 @@ impl Arena {
         Some(chunk)
     }
 
-    /// Whether `start..end` is backed by memory; populates it if the holder has not come that far.
-    fn backed(self, superblock: &Superblock, start: u64, end: u64) -> bool {
-        if end <= superblock.ready.load(Acquire) {
-            return true;
+    /// Claims `bytes` that were never handed out, backed by memory.
+    fn take_fresh(self, superblock: &Superblock, bytes: u64) -> Option<u64> {
+        loop {
+            let next = superblock.next.load(Acquire);
+            let end = next.checked_add(bytes)?;
+            if end > self.len.min(LIMIT.load(Relaxed)) {
+                return None;
+            }
+            let ready = end <= superblock.ready.load(Acquire);
+            if !ready && !self.populate(superblock, next, bytes) {
+                return None;
+            }
+            if superblock.next.compare_exchange(next, end, AcqRel, Relaxed).is_ok() {
+                return Some(next);
+            }
+            if !ready {
+                // Somebody else took it; what was spent on it is theirs to have spent.
+                superblock.self_budget.fetch_add(bytes as i64, AcqRel);
+            }
         }
-        let bytes = (end - start) as i64;
-        if superblock.self_budget.fetch_sub(bytes, AcqRel) < bytes {
-            superblock.self_budget.fetch_add(bytes, AcqRel);
+    }
+
+    /// Populates what the holder has not come to yet, within the budget for that.
+    fn populate(self, superblock: &Superblock, start: u64, bytes: u64) -> bool {
+        if superblock.self_budget.fetch_sub(bytes as i64, AcqRel) < bytes as i64 {
+            superblock.self_budget.fetch_add(bytes as i64, AcqRel);
             return false;
         }
         // SAFETY: the range lies inside the mapping. Unlike a touch, this reports a full file system or a
         // memory limit as an error.
-        unsafe {
-            sys::madvise(self.base.add(start as usize), (end - start) as usize, sys::MADV_POPULATE_WRITE)
-        }
+        unsafe { sys::madvise(self.base.add(start as usize), bytes as usize, sys::MADV_POPULATE_WRITE) }
     }
 
     fn pop_free(self, superblock: &Superblock) -> Option<u64> {
