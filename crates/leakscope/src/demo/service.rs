@@ -13,9 +13,9 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -27,12 +27,14 @@ pub struct ServiceArgs {
     pub port_file: PathBuf,
 }
 
+/// Should the demo be killed, nobody is left to tell the service to end.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
 const MAX_REQUEST: usize = 64 << 10;
 const SESSION_TOKEN_BYTES: usize = 2 << 10;
 const PAGE_BYTES: usize = 16 << 10;
 const REPORT_BUFFER_BYTES: usize = 256 << 10;
 
-/// Serves on a free port of 127.0.0.1 until `POST /quit`.
+/// Serves on a free port of 127.0.0.1 until `POST /quit`, or until nobody has been connected for half a minute.
 ///
 /// # Errors
 /// If no port can be opened or the port file cannot be written.
@@ -44,21 +46,27 @@ pub fn serve(args: &ServiceArgs) -> Result<()> {
     std::fs::write(&unfinished, port.to_string())
         .and_then(|()| std::fs::rename(&unfinished, &args.port_file))
         .with_context(|| format!("cannot write {}", args.port_file.display()))?;
+    listener.set_nonblocking(true)?;
     let quit = AtomicBool::new(false);
+    let talking = AtomicUsize::new(0);
     std::thread::scope(|scope| {
-        for connection in listener.incoming() {
-            if quit.load(Ordering::Acquire) {
-                break;
+        let mut last_busy = Instant::now();
+        while !quit.load(Ordering::Acquire) && last_busy.elapsed() < FORGOTTEN_AFTER {
+            if talking.load(Ordering::Acquire) > 0 {
+                last_busy = Instant::now();
             }
-            let Ok(connection) = connection else { continue };
-            let quit = &quit;
+            let Ok((connection, _)) = listener.accept() else {
+                std::thread::sleep(Duration::from_millis(5));
+                continue;
+            };
+            talking.fetch_add(1, Ordering::AcqRel);
+            let (quit, talking) = (&quit, &talking);
             scope.spawn(move || {
                 // A client that sends nonsense or goes away harms its own connection only.
                 if matches!(talk(connection), Ok(Next::Quit)) {
                     quit.store(true, Ordering::Release);
-                    // Wakes `incoming` to see the flag.
-                    let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, port));
                 }
+                talking.fetch_sub(1, Ordering::AcqRel);
             });
         }
     });
