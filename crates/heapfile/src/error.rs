@@ -36,6 +36,16 @@ pub enum Error {
         /// This program's.
         expected: u32,
     },
+    /// The process that was asked for is not in the file.
+    #[error("{} has {}", path.display(), absence(*wanted, known))]
+    NoProcess {
+        /// The file.
+        path: PathBuf,
+        /// The pid.
+        wanted: u32,
+        /// Pids in the file.
+        known: Vec<u32>,
+    },
     /// The file is cut or damaged.
     #[error("{} is damaged: {what}", path.display())]
     Damaged {
@@ -44,6 +54,20 @@ pub enum Error {
         /// What was found where.
         what: String,
     },
+}
+
+/// What is there instead, bounded: a run can have thousands of processes.
+fn absence(wanted: u32, known: &[u32]) -> String {
+    const MOST: usize = 20;
+    if known.is_empty() {
+        return "no process so far: none has allocated anything, or none could be traced".into();
+    }
+    let shown: Vec<_> = known.iter().take(MOST).map(u32::to_string).collect();
+    let more = match known.len().saturating_sub(MOST) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("no process {wanted}; it has {}{more}", shown.join(", "))
 }
 
 impl Error {

@@ -176,6 +176,10 @@ fn read(file: &Path, pid: Option<u32>) -> Result<Profile> {
         formats::Error::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => anyhow!(
             "{error}; only the user whose process it is, and root, may read a heap file: report as one of them"
         ),
+        formats::Error::Io { source, .. } if source.kind() == ErrorKind::NotFound && file.is_symlink() => anyhow!(
+            "{error}: what it leads to is gone; leakscope was killed during that run, and the memory with the \
+             profile has been removed since or did not outlive a restart of the machine"
+        ),
         _ => error.into(),
     })
 }

@@ -15,10 +15,10 @@ use std::time::{Duration, SystemTime};
 pub type Error = heapfile::Error;
 
 /// Reads the profile of one process from a heap file in either form. In a live file, which holds all processes
-/// of a run, `pid` chooses one; none means the command itself.
+/// of a run, `pid` chooses one; none means the command itself. A sealed file holds one process.
 ///
 /// # Errors
-/// If the file cannot be read, is not a heap file, is of another version or is damaged.
+/// If the file cannot be read, is not a heap file, is of another version, is damaged or has not that process.
 pub fn read_heap_file(path: &Path, pid: Option<u32>) -> Result<Profile, Error> {
     let io = |source| Error::Io { action: "open", path: path.into(), source };
     let mut file = File::open(path).map_err(io)?;
@@ -39,7 +39,11 @@ pub fn read_heap_file(path: &Path, pid: Option<u32>) -> Result<Profile, Error> {
     }
     let mut bytes = magic.to_vec();
     file.read_to_end(&mut bytes).map_err(|source| Error::Io { action: "read", path: path.into(), source })?;
-    Ok(from_snapshot(&sealed::decode(&bytes, path)?))
+    let profile = from_snapshot(&sealed::decode(&bytes, path)?);
+    match pid.filter(|&wanted| wanted != profile.process.pid) {
+        Some(wanted) => Err(Error::NoProcess { path: path.into(), wanted, known: vec![profile.process.pid] }),
+        None => Ok(profile),
+    }
 }
 
 fn read_live(path: &Path, pid: Option<u32>) -> Result<Profile, Error> {
@@ -58,12 +62,7 @@ fn read_live(path: &Path, pid: Option<u32>) -> Result<Profile, Error> {
         }
     }
     let Some((_, offset)) = best else {
-        let what = if known.is_empty() {
-            "no process has written to it yet".into()
-        } else {
-            format!("it has no process {wanted}; it has {known:?}")
-        };
-        return Err(Error::Damaged { path: path.into(), what });
+        return Err(Error::NoProcess { path: path.into(), wanted, known });
     };
     let mut snapshot = arena.snapshot(offset)?;
     snapshot.tick = snapshot.tick.max(0);
