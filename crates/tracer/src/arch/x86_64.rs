@@ -48,6 +48,7 @@ pub(crate) mod nr {
 core::arch::global_asm!(
     ".section .tbss.leakscope,\"awT\",@nobits",
     ".balign 16",
+    ".globl leakscope_tls",
     ".hidden leakscope_tls",
     ".type leakscope_tls, @object",
     ".size leakscope_tls, 16",
