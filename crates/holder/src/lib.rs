@@ -204,7 +204,10 @@ pub fn run(options: &Options) -> Result<Outcome, Error> {
             return Err(Error::NotExecutable { name: name.into(), reason });
         }
     };
-    places.remember();
+    // What cannot be traced leaves nothing to report on.
+    if resolved.untraceable.is_none() {
+        places.remember();
+    }
     let pid = child.id();
     arena.superblock().root_pid.store(pid, Release);
     let watcher = Watcher::start(arena.clone(), pid, &places, options);
