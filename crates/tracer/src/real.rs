@@ -59,6 +59,7 @@ core::arch::global_asm!(
     ".weak __libc_stack_end",
     ".pushsection .data.rel.ro.leakscope_weak,\"aw\",@progbits",
     ".balign 8",
+    ".globl leakscope_weak",
     ".hidden leakscope_weak",
     "leakscope_weak:",
     ".quad _r_debug",
