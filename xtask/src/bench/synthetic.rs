@@ -23,7 +23,8 @@ struct Workload {
     bound: Option<f64>,
 }
 
-/// Calls above `main` that, with `main`, its worker and libc's start code, make 64 frames: heaptrack records no more.
+/// Calls that, with the leaf, `main`, its workers and libc's start code, make 62 frames: with its own two, the 64 that
+/// heaptrack can record.
 const DEEP: &str = "57";
 
 const WORKLOADS: &[Workload] = &[
@@ -120,7 +121,8 @@ const WORKLOADS: &[Workload] = &[
 const ABOUT: &str = "\
 Nanoseconds per malloc and free, timed by the program around its inner loop. `churn-N`: N threads, each with 100,000 live \
 blocks of 16 to 1039 bytes, a random one freed and another allocated through 16 calls that vary (243 different stacks). \
-`nofp`: compiled without frame pointers. `deep-64`: stacks of 64 frames. `steady`: always the same stack. `pair`: a block \
+`nofp`: compiled without frame pointers. `deep-64`: stacks of 62 frames, with its own two the \
+64 that heaptrack can record. `steady`: always the same stack. `pair`: a block \
 is freed at once, nothing else lives. `grow`: a million blocks, none freed (per malloc). With more threads than cores, \
 the time is that of one core. Native is the whole pair; the tools' columns are what they add to it.";
 
