@@ -334,3 +334,6 @@ unsafe fn path_of(file: *const c_char) -> *const c_char {
     }
     core::ptr::null()
 }
+
+#[cfg(test)]
+mod tests;

@@ -57,3 +57,6 @@ unsafe fn before(resource: i32, limit: *const [u64; 2]) {
         unsafe { sys::munmap(arena.base().add(keep as usize), (arena.len() - keep) as usize) };
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -394,3 +394,6 @@ mod tests {
         assert_eq!(parse_start_ticks(b"42 (x"), None);
     }
 }
+
+#[cfg(test)]
+mod fork_tests;

@@ -114,3 +114,37 @@ pub(crate) fn in_child(body: impl FnOnce() -> i32) -> i32 {
         status
     }
 }
+
+unsafe extern "C" {
+    static mut environ: *const *const core::ffi::c_char;
+}
+
+/// Path of the object in the environment of traced children.
+pub(crate) const OBJECT: &str = "/opt/tracer/leakscope.so";
+
+/// Runs `body` in a forked child (see [`in_child`]) that has been told of `heap` as `leakscope run` tells a
+/// program, and has a window of its own there. What `body` writes to the descriptor that it is handed is returned
+/// beside the wait status.
+pub(crate) fn traced_child(heap: &TestHeap, body: impl FnOnce(i32) -> i32) -> (i32, Vec<u8>) {
+    let path = heap.file.path().to_str().expect("a plain path");
+    let arena = std::ffi::CString::new(std::format!("LEAKSCOPE_ARENA={path}")).expect("no NUL");
+    let preload = std::ffi::CString::new(std::format!("LD_PRELOAD={OBJECT}:/opt/own.so")).expect("no NUL");
+    let environment = [arena.as_ptr(), preload.as_ptr(), core::ptr::null()];
+    let mut pipe = [0; 2];
+    // SAFETY: two descriptors are written.
+    assert_eq!(unsafe { libc::pipe(pipe.as_mut_ptr()) }, 0);
+    let status = in_child(|| {
+        // SAFETY: the child has one thread, and the vector outlives it.
+        unsafe { environ = environment.as_ptr() };
+        if process::ensure() { body(pipe[1]) } else { 125 }
+    });
+    let mut output = Vec::new();
+    // SAFETY: the descriptors are this function's own; the reader takes the one that stays.
+    unsafe {
+        use std::io::Read;
+        use std::os::fd::FromRawFd;
+        libc::close(pipe[1]);
+        std::fs::File::from_raw_fd(pipe[0]).read_to_end(&mut output).expect("the pipe can be read");
+    }
+    (status, output)
+}

@@ -31,12 +31,16 @@ extern "C-unwind" fn collect(context: *mut c_void, data: *mut c_void) -> c_int {
 // that compilers make: of a size known at run time, with a realigned stack (as gcc's), on another stack.
 core::arch::global_asm!(
     ".text",
+    ".globl leakscope_test_probe",
+    ".hidden leakscope_test_probe",
     "leakscope_test_probe:",
     ".cfi_startproc",
     "mov rsi, rsp",
     "mov rdx, rbp",
     "jmp {probe}",
     ".cfi_endproc",
+    ".globl leakscope_test_dynamic",
+    ".hidden leakscope_test_dynamic",
     "leakscope_test_dynamic:", // (size, callback, tree, depth)
     ".cfi_startproc",
     "push rbp",
@@ -54,6 +58,8 @@ core::arch::global_asm!(
     ".cfi_def_cfa rsp, 8",
     "ret",
     ".cfi_endproc",
+    ".globl leakscope_test_realigned",
+    ".hidden leakscope_test_realigned",
     "leakscope_test_realigned:", // (callback, tree, depth)
     ".cfi_startproc",
     "lea r10, [rsp + 8]",
@@ -77,6 +83,8 @@ core::arch::global_asm!(
     ".cfi_def_cfa rsp, 8",
     "ret",
     ".cfi_endproc",
+    ".globl leakscope_test_other_stack",
+    ".hidden leakscope_test_other_stack",
     "leakscope_test_other_stack:", // (top, callback, tree, depth)
     ".cfi_startproc",
     "push rbp",
