@@ -101,6 +101,17 @@ fn a_library_replaced_on_disk_gets_no_wrong_names() {
 }
 
 #[test]
+fn a_linker_namespace_of_its_own_does_no_harm() {
+    for ran in case("dlmopen_namespace.c").library("dlmopen_namespace_library.c").check() {
+        let report = ran.traced.report();
+        let line = line_containing("dlmopen_namespace.c", "malloc(61)");
+        for site in report.sites_at("dlmopen_namespace.c", line) {
+            assert!(site.passes_through(&["call_back", "use", "main"]), "{:?}", site.functions());
+        }
+    }
+}
+
+#[test]
 fn realloc_books_a_block_to_the_call_that_gave_it_its_size() {
     case("realloc_edge_cases.c").check();
 }

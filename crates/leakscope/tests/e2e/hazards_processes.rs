@@ -3,9 +3,10 @@
 use crate::support::build::compile;
 use crate::support::case::{Ran, case};
 use crate::support::directory::Directory;
-use crate::support::marks::{Expected, line_containing, marks_of};
+use crate::support::marks::{Expected, differences, line_containing, marks_of};
 use crate::support::process::{run, wait_until};
 use crate::support::traced::{LEAKSCOPE, Run, report_of};
+use crate::support::{is_root, skip};
 use std::process::Command;
 
 #[test]
@@ -155,6 +156,33 @@ fn a_limited_address_space_is_the_programs_and_not_the_tracers() {
             }
         }
     }
+}
+
+#[test]
+fn locking_all_memory_does_not_populate_the_tracers_reserve() {
+    if !is_root() || !run(Command::new("unshare").args(["-m", "true"])).status.success() {
+        return skip("needs root and mount namespaces");
+    }
+    let program = compile("locks_all_memory.c", &["-O0"]);
+    let native = run(&mut Command::new(&program));
+    if native.code() != 0 {
+        return skip("memory cannot be locked here");
+    }
+    // A shared memory of its own, so that a failure of this test does not fill the machine's.
+    let directory = Directory::new();
+    let traced = run(Command::new("unshare")
+        .args(["-m", "--propagation", "private", "sh", "-c"])
+        .arg("mount -t tmpfs -o size=300m none /dev/shm || exit 77; exec \"$@\"")
+        .args(["sh", LEAKSCOPE, "run", "-o"])
+        .arg(directory.join("heap"))
+        .arg("--")
+        .arg(&program));
+    assert_eq!(traced.code(), 0, "{}", traced.err());
+    assert_eq!(traced.out(), native.out());
+    let sources = ["locks_all_memory.c".to_owned()];
+    let report = report_of(&directory.join("heap"));
+    let differences = differences(&marks_of(&sources, "main"), &report.found(&sources), false);
+    assert!(differences.is_empty() || !report.notes.is_empty(), "{differences:?}");
 }
 
 #[test]
