@@ -204,3 +204,6 @@ impl Arena {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

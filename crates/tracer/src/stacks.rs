@@ -200,3 +200,6 @@ fn ensure_block(arena: Arena, window: &Window, slot: &AtomicU32, bytes: usize) -
 }
 
 const _: () = assert!(MAX_STACKS as usize == STACK_BLOCK * STACK_BLOCKS);
+
+#[cfg(test)]
+mod tests;
