@@ -94,7 +94,7 @@ pub struct Args {
     /// The command and its arguments
     ///
     /// It is looked up in PATH, as a shell does. What follows it, options too, is its own.
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     #[arg(value_hint = ValueHint::CommandWithArguments)]
     command: Vec<OsString>,
 }

@@ -182,6 +182,7 @@ pub fn is_start_frame(frame: &Frame, inner: Option<&Frame>) -> bool {
         "std::thread::",
         "<std::thread::",
         "core::ops::function::",
+        "<&dyn core::ops::function::Fn",
         "<core::panic::unwind_safe::AssertUnwindSafe",
         "<alloc::boxed::Box<",
         "std::__invoke",

@@ -4,10 +4,11 @@ use crate::{CodeAddress, Counts, End, Kind, Module, Process, Profile, Site, Time
 use leakscope_heapfile::layout::{
     self, MODULE_PSEUDO, PC_BITS, PSEUDO_MAPPED, PSEUDO_TRUNCATED, STOP_ADDRESS_SPACE, TICK_MS,
 };
-use leakscope_heapfile::{self as heapfile, Arena, BlockKind, Snapshot, sealed};
+use leakscope_heapfile::{self as heapfile, Arena, Snapshot, sealed};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -21,6 +22,12 @@ pub type Error = heapfile::Error;
 /// If the file cannot be read, is not a heap file, is of another version, is damaged or has not that process.
 pub fn read_heap_file(path: &Path, pid: Option<u32>) -> Result<Profile, Error> {
     let io = |source| Error::Io { action: "open", path: path.into(), source };
+    // To open a named pipe is to wait for somebody to write to it, which may be never. A pipe that this process was
+    // given (`/dev/stdin`) has its writer.
+    let was_given = path.starts_with("/dev") || path.starts_with("/proc");
+    if !was_given && path.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo()) {
+        return Err(Error::NotAHeapFile { path: path.into(), found: "it is a named pipe".into() });
+    }
     let mut file = File::open(path).map_err(io)?;
     let mut magic = [0u8; 8];
     let io = |source: std::io::Error| match source.kind() {
@@ -146,7 +153,6 @@ fn in_use_by_stack(snapshot: &Snapshot) -> Vec<(u64, u64)> {
             *bytes = bytes.saturating_add(block.size);
         }
     }
-    debug_assert!(snapshot.blocks.iter().all(|block| block.kind != BlockKind::Mapped || block.size > 0));
     in_use
 }
 
