@@ -1,7 +1,7 @@
 //! Unwinding rules by program counter, private to the process and inherited by forked children.
 
 use super::cfi;
-use super::rule::Rule;
+use super::rule::{Packed, Rule};
 use super::walker::Context;
 use crate::arch;
 use crate::modules;
@@ -38,17 +38,19 @@ pub(crate) fn clear() {
 
 /// The rule for the frame at `pc`, and the number of its module.
 #[inline]
-pub(super) fn rule(pc: usize, interrupted: bool, context: Context<'_>) -> (Rule, u16) {
+pub(super) fn rule(pc: usize, interrupted: bool, context: Context<'_>) -> (Packed, u16) {
     let key = pc as u64 & (INTERRUPTED - 1) | if interrupted { INTERRUPTED } else { 0 };
     let hash = key.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-    let Some(set) = SETS_TABLE.get(hash as usize % SETS) else { return (Rule::FRAME_POINTER, 0) };
+    let Some(set) = SETS_TABLE.get(hash as usize % SETS) else {
+        return (Packed(Rule::FRAME_POINTER.pack()), 0);
+    };
     for entry in &set.0 {
         let word = entry[0].load(Acquire);
         if word & ((1 << PC_BITS) - 1) == key && key != 0 {
             let rule = entry[1].load(Acquire);
             // Both words change together; an unchanged first one means that the second belongs to it.
             if entry[0].load(Relaxed) == word {
-                return (Rule::unpack(rule), (word >> PC_BITS) as u16);
+                return (Packed(rule), (word >> PC_BITS) as u16);
             }
         }
     }
@@ -56,7 +58,7 @@ pub(super) fn rule(pc: usize, interrupted: bool, context: Context<'_>) -> (Rule,
 }
 
 #[cold]
-fn find(key: u64, set: &Set, pc: usize, interrupted: bool, context: Context<'_>) -> (Rule, u16) {
+fn find(key: u64, set: &Set, pc: usize, interrupted: bool, context: Context<'_>) -> (Packed, u16) {
     let Context { arena, window, tick } = context;
     // A return address points behind the call, which may be the end of the function.
     let lookup = if interrupted { pc } else { pc.wrapping_sub(1) };
@@ -77,7 +79,7 @@ fn find(key: u64, set: &Set, pc: usize, interrupted: bool, context: Context<'_>)
             }
         }
         // Generated code is not remembered: what is there may change, and module numbers would not tell.
-        None => return (Rule::FRAME_POINTER, 0),
+        None => return (Packed(Rule::FRAME_POINTER.pack()), 0),
     };
     window.rules.fetch_add(1, Relaxed);
     let words = (key | u64::from(module) << PC_BITS, rule.pack());
@@ -89,5 +91,5 @@ fn find(key: u64, set: &Set, pc: usize, interrupted: bool, context: Context<'_>)
         // SAFETY: entries are 16 bytes at multiples of 16; should another thread be faster, its entry stays.
         unsafe { arch::compare_exchange_16(place, old, words) };
     }
-    (rule, module)
+    (Packed(rule.pack()), module)
 }

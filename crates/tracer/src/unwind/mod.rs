@@ -12,7 +12,7 @@ pub(crate) use walker::{Context, Walked, Walker};
 use crate::arch;
 use bounds::Reader;
 use leakscope_heapfile::layout::PC_BITS;
-use rule::{Bp, Cfa, Rule};
+use rule::{Bp, Cfa, Packed, Rule};
 
 /// Registers of a frame.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -45,7 +45,9 @@ enum Step {
 }
 
 /// Steps from a frame to its caller.
-fn step(rule: Rule, reader: &mut Reader, now: Registers) -> Step {
+#[inline]
+fn step(rule: Packed, reader: &mut Reader, now: Registers) -> Step {
+    let rule = rule.rule();
     match rule.cfa {
         Cfa::None => Step::End,
         Cfa::Signal => step_signal(reader, now).map_or(Step::End, Step::Interrupted),
@@ -53,6 +55,7 @@ fn step(rule: Rule, reader: &mut Reader, now: Registers) -> Step {
     }
 }
 
+#[inline(always)]
 fn step_plain(rule: Rule, reader: &mut Reader, now: Registers) -> Option<Caller> {
     let offset = rule.cfa_offset as isize as usize;
     let cfa = match rule.cfa {

@@ -44,6 +44,20 @@ pub(crate) struct Rule {
     pub(crate) bp_offset: i32,
 }
 
+/// A rule as one word, which is how it is kept and passed: [`Rule`]'s mixed fields would be written and read back
+/// in different sizes, and such reads wait for the writes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+pub(crate) struct Packed(pub(crate) u64);
+
+impl Packed {
+    /// The rule.
+    #[inline(always)]
+    pub(crate) fn rule(self) -> Rule {
+        Rule::unpack(self.0)
+    }
+}
+
 impl Rule {
     /// The outermost frame.
     pub(crate) const END: Rule = Rule { cfa: Cfa::None, cfa_offset: 0, bp: Bp::Same, bp_offset: 0 };
@@ -62,7 +76,7 @@ impl Rule {
     }
 
     /// The inverse of [`Rule::pack`]; unknown values become the end of the stack.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn unpack(word: u64) -> Rule {
         let cfa = match word & 15 {
             1 => Cfa::Sp,

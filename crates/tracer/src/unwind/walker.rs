@@ -16,7 +16,7 @@
 //! and not remembered, since it could be unmapped between two walks.
 
 use super::bounds::{Reader, StackBounds};
-use super::rule::{Bp, Cfa, Rule};
+use super::rule::{Bp, Cfa, Packed};
 use super::{Caller, Registers, Step, cache, generation, step};
 use crate::arena::Arena;
 use crate::stacks;
@@ -28,8 +28,9 @@ const MAX_FRAMES: usize = 256;
 const KEPT_FRAMES: usize = 192;
 /// Least that is kept of one that has shrunk since.
 const LEAST_FRAMES: usize = 128;
-/// Entries of the table from sums to stack numbers.
-const KNOWN_STACKS: usize = 4096;
+/// Sets and ways of the table from sums to stack numbers.
+const KNOWN_SETS: usize = 1024;
+const KNOWN_WAYS: usize = 4;
 const TRUNCATED_KEY: u64 = (MODULE_PSEUDO as u64) << PC_BITS | PSEUDO_TRUNCATED;
 
 /// A frame of a walk.
@@ -37,7 +38,7 @@ const TRUNCATED_KEY: u64 = (MODULE_PSEUDO as u64) << PC_BITS | PSEUDO_TRUNCATED;
 struct Frame {
     at: Caller,
     /// How to find its caller.
-    rule: Rule,
+    rule: Packed,
     needs: Needs,
     module: u16,
     /// Its term of the sum.
@@ -91,7 +92,7 @@ pub(crate) struct Walker {
     frames: [Frame; MAX_FRAMES],
     /// New frames of the present walk, innermost first.
     fresh: [Frame; MAX_FRAMES],
-    known: [(u64, u32); KNOWN_STACKS],
+    known: [[(u64, u32); KNOWN_WAYS]; KNOWN_SETS],
 }
 
 /// What a walk needs to know of the process.
@@ -104,10 +105,8 @@ pub(crate) struct Context<'a> {
 
 /// How following the remembered frames outwards ended.
 enum Followed {
-    /// At the outermost one, none having changed.
-    Same,
-    /// At the outermost one; some have changed.
-    Changed,
+    /// At the outermost one.
+    ToTheEnd,
     /// The caller of frame `index` is elsewhere than remembered.
     Left { index: usize, caller: Caller },
     /// Frame `index` no longer has a caller.
@@ -122,7 +121,7 @@ impl Walker {
         self.bounds = StackBounds::of_current_thread(main_thread);
         self.depth = 0;
         self.sum = 0;
-        self.known = [(0, 0); KNOWN_STACKS];
+        self.known = [[(0, 0); KNOWN_WAYS]; KNOWN_SETS];
     }
 
     /// Whether `sp` is on the known part of the thread's own stack.
@@ -199,7 +198,7 @@ impl Walker {
                 .is_some_and(|frame| frame.at.registers.sp == current.registers.sp);
             if joins {
                 match self.follow(context, &mut reader, current) {
-                    Followed::Same | Followed::Changed => {
+                    Followed::ToTheEnd => {
                         truncated = self.truncated;
                         break;
                     }
@@ -260,50 +259,53 @@ impl Walker {
 
     /// Compares the remembered frames, from the innermost (which is where `current` is) outwards, with what the
     /// stack says now, and replaces those that differ but are in the same place.
-    fn follow(&mut self, context: Context<'_>, reader: &mut Reader, mut current: Caller) -> Followed {
-        let mut changed = false;
+    fn follow(&mut self, context: Context<'_>, reader: &mut Reader, current: Caller) -> Followed {
         let mut index = self.depth - 1;
+        let Caller { registers: Registers { mut pc, mut bp, .. }, pc_at, bp_at } = current;
+        if let Some(frame) = self.frames.get_mut(index) {
+            // It was the innermost one when it was remembered, perhaps, and so was not read from the stack.
+            (frame.at.pc_at, frame.at.bp_at) = (pc_at, bp_at);
+        }
         loop {
             let Some(frame) = self.frames.get_mut(index) else { return Followed::Lost };
-            let now = current.registers;
-            let same_code = frame.at.registers.pc == now.pc;
-            if same_code && frame.holds(now.bp) {
-                frame.at = current;
+            let same_code = frame.at.registers.pc == pc;
+            let holds = same_code && frame.holds(bp);
+            if frame.at.registers.bp != bp {
+                frame.at.registers.bp = bp;
+            }
+            if holds {
                 // The same registers lead to the same place.
-                let Some(next) = index.checked_sub(1) else {
-                    return if changed { Followed::Changed } else { Followed::Same };
-                };
+                let Some(next) = index.checked_sub(1) else { return Followed::ToTheEnd };
                 let Some(outer) = self.frames.get(next) else { return Followed::Lost };
                 // SAFETY: as in `is_unchanged_beyond`.
-                let (pc, bp) = unsafe {
-                    let bp_at = outer.at.bp_at;
-                    let bp = if bp_at == 0 { now.bp } else { *(bp_at as *const usize) };
-                    (*(outer.at.pc_at as *const usize), bp)
-                };
-                current = Caller { registers: Registers { pc, sp: outer.at.registers.sp, bp }, ..outer.at };
+                unsafe {
+                    pc = *(outer.at.pc_at as *const usize);
+                    if outer.at.bp_at != 0 {
+                        bp = *(outer.at.bp_at as *const usize);
+                    }
+                }
                 index = next;
                 continue;
             }
-            changed = true;
             if !same_code {
-                let (rule, module) = cache::rule(now.pc, false, context);
+                let (rule, module) = cache::rule(pc, false, context);
                 let before = frame.term;
-                *frame = new_frame(current, rule, module);
+                frame.at.registers.pc = pc;
+                *frame = new_frame(frame.at, rule, module);
                 frame.term = term(frame.key(), index);
                 self.sum = self.sum.wrapping_sub(before).wrapping_add(frame.term);
-            } else {
-                frame.at = current;
             }
-            let rule = frame.rule;
-            let caller = match step(rule, reader, now) {
+            let caller = match step(frame.rule, reader, frame.at.registers) {
                 Step::Caller(caller) => caller,
                 Step::Interrupted(_) => return Followed::Lost,
-                Step::End if index == 0 => return Followed::Changed,
+                Step::End if index == 0 => return Followed::ToTheEnd,
                 Step::End => return Followed::Ended { index },
             };
-            match index.checked_sub(1).and_then(|next| Some((next, self.frames.get(next)?))) {
+            match index.checked_sub(1).and_then(|next| Some((next, self.frames.get_mut(next)?))) {
                 Some((next, outer)) if outer.at.registers.sp == caller.registers.sp => {
-                    current = caller;
+                    outer.at.pc_at = caller.pc_at;
+                    outer.at.bp_at = caller.bp_at;
+                    Registers { pc, bp, .. } = caller.registers;
                     index = next;
                 }
                 None if self.truncated => return Followed::Lost,
@@ -326,7 +328,7 @@ impl Walker {
     }
 
     /// Adds a fresh frame. False if the depth limit is reached.
-    fn add_fresh(&mut self, fresh: &mut usize, at: Caller, rule: Rule, module: u16) -> bool {
+    fn add_fresh(&mut self, fresh: &mut usize, at: Caller, rule: Packed, module: u16) -> bool {
         let Some(place) = self.fresh.get_mut(*fresh) else { return false };
         *place = new_frame(at, rule, module);
         *fresh += 1;
@@ -365,13 +367,17 @@ impl Walker {
 
     #[inline(always)]
     fn known_stack(&self, sum: u64) -> Option<u32> {
-        let (known, stack) = *self.known.get(sum as usize % KNOWN_STACKS)?;
-        (known == sum && stack != 0).then_some(stack)
+        let set = self.known.get(sum as usize % KNOWN_SETS)?;
+        set.iter().find(|(known, stack)| *known == sum && *stack != 0).map(|&(_, stack)| stack)
     }
 
     fn learn(&mut self, sum: u64, stack: u32) {
-        if let Some(entry) = self.known.get_mut(sum as usize % KNOWN_STACKS) {
-            *entry = (sum, stack);
+        if let Some(set) = self.known.get_mut(sum as usize % KNOWN_SETS) {
+            // The newest in front; the oldest goes.
+            set.rotate_right(1);
+            if let Some(entry) = set.first_mut() {
+                *entry = (sum, stack);
+            }
         }
     }
 
@@ -417,11 +423,12 @@ impl Walker {
     }
 }
 
-fn new_frame(at: Caller, rule: Rule, module: u16) -> Frame {
-    let needs = match rule.cfa {
+fn new_frame(at: Caller, rule: Packed, module: u16) -> Frame {
+    let unpacked = rule.rule();
+    let needs = match unpacked.cfa {
         Cfa::AtBp | Cfa::AtSp => Needs::Memory,
         Cfa::Bp | Cfa::FramePointer => Needs::FramePointer,
-        _ if rule.bp == Bp::AtBp => Needs::FramePointer,
+        _ if unpacked.bp == Bp::AtBp => Needs::FramePointer,
         _ => Needs::Nothing,
     };
     Frame { at, rule, needs, module, term: 0 }
