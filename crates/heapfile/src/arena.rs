@@ -187,7 +187,7 @@ impl Arena {
     pub fn at<T>(&self, offset: u64) -> Option<&T> {
         let size = size_of::<T>() as u64;
         let end = self.end();
-        if offset > end || end - offset < size || offset % align_of::<T>() as u64 != 0 {
+        if offset > end || end - offset < size || !offset.is_multiple_of(align_of::<T>() as u64) {
             return None;
         }
         // SAFETY: inside the mapping; records are valid for any bit pattern, and what changes is atomic.
