@@ -425,7 +425,7 @@ fn a_finished_heap_file_corrupt_at_random_bytes_never_breaks_the_reader() {
     for round in 0..rounds("LEAKSCOPE_READER_ROUNDS", 60) {
         std::fs::write(&path, &good).unwrap();
         let file = std::fs::File::options().read(true).write(true).open(&path).unwrap();
-        corrupt(&file, &[0..good.len() as u64], &mut random);
+        corrupt(&file, std::slice::from_ref(&(0..good.len() as u64)), &mut random);
         report_bounded(&path, FORMATS[round as usize % FORMATS.len()]);
     }
 }

@@ -72,7 +72,6 @@ fn read_live(path: &Path, pid: Option<u32>) -> Result<Profile, Error> {
         return Err(Error::NoProcess { path: path.into(), wanted, known });
     };
     let mut snapshot = arena.snapshot(offset)?;
-    snapshot.tick = snapshot.tick.max(0);
     if snapshot.process.end == heapfile::End::Running && !is_alive(&snapshot.process) {
         snapshot.process.end = heapfile::End::Unknown;
     }
