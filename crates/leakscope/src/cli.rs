@@ -32,7 +32,9 @@ pub enum Subcommands {
     /// command has ended: how much was allocated, the peak, what was in use at the end, and the call sites whose
     /// memory was never freed, by function, file and line.
     ///
-    /// Child processes and the programs that they execute are traced too, each into a heap file of its own.
+    /// Child processes and the programs that they execute are traced too, each into a heap file of its own; with
+    /// those that outlive the command, leakscope stays in the background until they end.
+    ///
     /// Signals sent to leakscope go on to the command. A program that cannot be traced (statically linked, built
     /// for musl, 32-bit, set-user-ID) runs as it would without leakscope, and a note says why.
     ///

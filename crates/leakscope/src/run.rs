@@ -42,7 +42,7 @@ pub const SECTIONS: &[Section] = &[
             ),
             (
                 "LEAKSCOPE_ARENA",
-                "Set for the command and its children: where they are traced into. A child without it runs untraced.",
+                "Set by leakscope for the command and its children: where they are traced into.",
             ),
         ],
     },
@@ -57,7 +57,8 @@ pub const SECTIONS: &[Section] = &[
             (
                 "/dev/shm/leakscope-*",
                 "The memory that a run is traced into, until it has ended; the heap file's name leads to it. If \
-                 leakscope is killed it stays, and holds everything: leakscope report FILE shows it.",
+                 leakscope is killed it stays, and holds everything: leakscope report FILE shows it, and a later run \
+                 writes it to its heap file once its processes have ended.",
             ),
         ],
     },
