@@ -147,6 +147,11 @@ fn blocks(copy: &mut Copy, window: &Window, base: u64) -> Vec<Block> {
             }
         }
     }
+    // A block that was freed and handed out again between two chunks' copies is there twice; the newer one counts.
+    found.sort_by_key(|block| {
+        (block.address, block.kind == BlockKind::Mapped, std::cmp::Reverse(block.birth))
+    });
+    found.dedup_by_key(|block| (block.address, block.kind == BlockKind::Mapped));
     found
 }
 

@@ -88,7 +88,12 @@ impl Environment {
                 let text = *entry;
                 if starts_with(text, PRELOAD) {
                     own_preload = Some(text.add(PRELOAD.len()));
-                } else if !starts_with(text, ARENA) {
+                } else if starts_with(text, ARENA) {
+                    // Another run's, begun inside this one: its processes are its own.
+                    if !same_text(text, &ARENA_ENTRY) && exists(text.add(ARENA.len())) {
+                        return given;
+                    }
+                } else {
                     // Two entries and the end must fit, too.
                     let Some(place) = self.entries.get_mut(count) else { return given };
                     *place = text;
@@ -162,6 +167,30 @@ impl Environment {
                 at = at.add(1);
             }
         }
+    }
+}
+
+/// Whether a string equals a stored one.
+unsafe fn same_text(text: *const c_char, stored: &[AtomicU8]) -> bool {
+    for (index, byte) in stored.iter().enumerate() {
+        // SAFETY: comparing stops at the first difference, or at the end of both.
+        let (own, other) = (byte.load(Relaxed), unsafe { *text.add(index) } as u8);
+        if own != other || own == 0 {
+            return own == other;
+        }
+    }
+    false
+}
+
+/// Whether there is a file of that name that this process can read.
+unsafe fn exists(path: *const c_char) -> bool {
+    // SAFETY: the caller passes a NUL-terminated path.
+    match unsafe { sys::File::open_read(path.cast()) } {
+        Some(file) => {
+            file.close();
+            true
+        }
+        None => false,
     }
 }
 

@@ -82,18 +82,24 @@ impl Reader {
     }
 
     /// The word at `address`, if it may be read.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn read(&mut self, address: usize) -> Option<usize> {
         if address < self.low || address > self.high - 8 || !address.is_multiple_of(8) {
             return None;
         }
-        if self.probe && address & !(PAGE - 1) != self.probed {
-            if !sys::is_readable(address) {
-                return None;
-            }
-            self.probed = address & !(PAGE - 1);
+        if self.probe && !self.is_readable(address) {
+            return None;
         }
         // SAFETY: inside the thread's own live stack, or just probed on a stack that this very thread runs on.
         Some(unsafe { *(address as *const usize) })
+    }
+
+    #[cold]
+    fn is_readable(&mut self, address: usize) -> bool {
+        let page = address & !(PAGE - 1);
+        if page != self.probed && sys::is_readable(address) {
+            self.probed = page;
+        }
+        page == self.probed
     }
 }

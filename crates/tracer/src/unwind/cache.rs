@@ -37,7 +37,7 @@ pub(crate) fn clear() {
 }
 
 /// The rule for the frame at `pc`, and the number of its module.
-#[inline]
+#[inline(always)]
 pub(super) fn rule(pc: usize, interrupted: bool, context: Context<'_>) -> (Packed, u16) {
     let key = pc as u64 & (INTERRUPTED - 1) | if interrupted { INTERRUPTED } else { 0 };
     let hash = key.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;

@@ -3,6 +3,7 @@
 mod bounds;
 mod cache;
 pub(crate) mod cfi;
+mod memo;
 pub(crate) mod rule;
 mod walker;
 
@@ -25,12 +26,10 @@ pub(crate) struct Registers {
     pub(crate) bp: usize,
 }
 
-/// A caller, and where its registers were read.
+/// A caller, and where its registers were read: the program counter just below the stack pointer.
 #[derive(Clone, Copy, Default, Debug)]
 struct Caller {
     registers: Registers,
-    /// Address of its program counter on the stack.
-    pc_at: usize,
     /// Address of its frame pointer on the stack; 0 if that is still in the register.
     bp_at: usize,
 }
@@ -45,7 +44,7 @@ enum Step {
 }
 
 /// Steps from a frame to its caller.
-#[inline]
+#[inline(always)]
 fn step(rule: Packed, reader: &mut Reader, now: Registers) -> Step {
     let rule = rule.rule();
     match rule.cfa {
@@ -69,8 +68,7 @@ fn step_plain(rule: Rule, reader: &mut Reader, now: Registers) -> Option<Caller>
     if cfa <= now.sp || !cfa.is_multiple_of(8) {
         return None;
     }
-    let pc_at = cfa.wrapping_sub(8);
-    let pc = reader.read(pc_at)?;
+    let pc = reader.read(cfa.wrapping_sub(8))?;
     if !is_code_address(pc) {
         return None;
     }
@@ -84,9 +82,10 @@ fn step_plain(rule: Rule, reader: &mut Reader, now: Registers) -> Option<Caller>
     if rule.cfa == Cfa::FramePointer && bp != 0 && bp <= now.bp {
         return None;
     }
-    Some(Caller { registers: Registers { pc, sp: cfa, bp }, pc_at, bp_at })
+    Some(Caller { registers: Registers { pc, sp: cfa, bp }, bp_at })
 }
 
+#[cold]
 fn step_signal(reader: &mut Reader, now: Registers) -> Option<Registers> {
     let pc = reader.read(now.sp.wrapping_add(arch::SIGNAL_PC))?;
     let sp = reader.read(now.sp.wrapping_add(arch::SIGNAL_SP))?;

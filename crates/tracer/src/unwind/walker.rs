@@ -16,6 +16,7 @@
 //! and not remembered, since it could be unmapped between two walks.
 
 use super::bounds::{Reader, StackBounds};
+use super::memo::Memo;
 use super::rule::{Bp, Cfa, Packed};
 use super::{Caller, Registers, Step, cache, generation, step};
 use crate::arena::Arena;
@@ -93,6 +94,7 @@ pub(crate) struct Walker {
     /// New frames of the present walk, innermost first.
     fresh: [Frame; MAX_FRAMES],
     known: [[(u64, u32); KNOWN_WAYS]; KNOWN_SETS],
+    memo: Memo,
 }
 
 /// What a walk needs to know of the process.
@@ -122,6 +124,7 @@ impl Walker {
         self.depth = 0;
         self.sum = 0;
         self.known = [[(0, 0); KNOWN_WAYS]; KNOWN_SETS];
+        self.memo.clear();
     }
 
     /// Whether `sp` is on the known part of the thread's own stack.
@@ -153,7 +156,42 @@ impl Walker {
         {
             return self.walked;
         }
-        self.walk_changed(context, start)
+        // SAFETY: on this thread's own stack, as checked above.
+        if let Some(walked) = unsafe { self.memo.find(start, self.generation) } {
+            return walked;
+        }
+        let walked = self.walk_changed(context, start);
+        if self.memo.wants(start) {
+            self.memorise(start, walked);
+        }
+        walked
+    }
+
+    /// Keeps the walk just made for the next one from the same place.
+    #[inline(never)]
+    fn memorise(&mut self, start: Registers, walked: Walked) {
+        let frames = self.frames.get(..self.depth).unwrap_or(&[]);
+        let remembered = frames
+            .last()
+            .is_some_and(|frame| frame.at.registers.sp == start.sp && frame.at.registers.pc == start.pc);
+        if !remembered || walked.truncated || frames.iter().any(|frame| frame.needs == Needs::Memory) {
+            return;
+        }
+        // The frame pointer matters from where it was read as long as some frame depends on it.
+        let mut uses_bp = false;
+        for (number, frame) in frames.iter().rev().enumerate() {
+            if number > 0 && frame.at.bp_at != 0 {
+                break;
+            }
+            uses_bp |= frame.needs == Needs::FramePointer;
+        }
+        let outer = frames.get(..frames.len() - 1).unwrap_or(&[]);
+        let words = outer.iter().rev().flat_map(|frame| {
+            let Registers { pc, sp, bp } = frame.at.registers;
+            let saved = (frame.at.bp_at != 0).then_some((frame.at.bp_at, bp));
+            core::iter::once((sp - 8, pc)).chain(saved)
+        });
+        self.memo.store(start, uses_bp, self.generation, walked, words);
     }
 
     /// Whether everything outside frame `last`, where the frame pointer is `bp`, still reads as it did.
@@ -163,7 +201,7 @@ impl Walker {
             let at = &frame.at;
             // SAFETY: the addresses lie on this thread's own stack above a live frame, so they are mapped.
             unsafe {
-                if *(at.pc_at as *const usize) != at.registers.pc {
+                if *((at.registers.sp - 8) as *const usize) != at.registers.pc {
                     return false;
                 }
                 if at.bp_at != 0 {
@@ -180,7 +218,7 @@ impl Walker {
     #[inline(never)]
     fn walk_changed(&mut self, context: Context<'_>, start: Registers) -> Walked {
         let mut reader = Reader::new(self.bounds, true, start.sp - 8);
-        let mut current = Caller { registers: start, pc_at: 0, bp_at: 0 };
+        let mut current = Caller { registers: start, bp_at: 0 };
         let mut fresh = 0;
         let mut truncated = false;
         loop {
@@ -261,10 +299,10 @@ impl Walker {
     /// stack says now, and replaces those that differ but are in the same place.
     fn follow(&mut self, context: Context<'_>, reader: &mut Reader, current: Caller) -> Followed {
         let mut index = self.depth - 1;
-        let Caller { registers: Registers { mut pc, mut bp, .. }, pc_at, bp_at } = current;
+        let Caller { registers: Registers { mut pc, mut bp, .. }, bp_at } = current;
         if let Some(frame) = self.frames.get_mut(index) {
             // It was the innermost one when it was remembered, perhaps, and so was not read from the stack.
-            (frame.at.pc_at, frame.at.bp_at) = (pc_at, bp_at);
+            frame.at.bp_at = bp_at;
         }
         loop {
             let Some(frame) = self.frames.get_mut(index) else { return Followed::Lost };
@@ -279,7 +317,7 @@ impl Walker {
                 let Some(outer) = self.frames.get(next) else { return Followed::Lost };
                 // SAFETY: as in `is_unchanged_beyond`.
                 unsafe {
-                    pc = *(outer.at.pc_at as *const usize);
+                    pc = *((outer.at.registers.sp - 8) as *const usize);
                     if outer.at.bp_at != 0 {
                         bp = *(outer.at.bp_at as *const usize);
                     }
@@ -303,7 +341,6 @@ impl Walker {
             };
             match index.checked_sub(1).and_then(|next| Some((next, self.frames.get_mut(next)?))) {
                 Some((next, outer)) if outer.at.registers.sp == caller.registers.sp => {
-                    outer.at.pc_at = caller.pc_at;
                     outer.at.bp_at = caller.bp_at;
                     Registers { pc, bp, .. } = caller.registers;
                     index = next;
@@ -387,7 +424,7 @@ impl Walker {
     fn walk_foreign(&mut self, context: Context<'_>, start: Registers) -> Walked {
         let own = self.bounds.contains(start.sp - 8);
         let mut reader = Reader::new(self.bounds, own, start.sp - 8);
-        let mut current = Caller { registers: start, pc_at: 0, bp_at: 0 };
+        let mut current = Caller { registers: start, bp_at: 0 };
         let mut fresh = 0;
         let mut interrupted = false;
         let truncated = loop {
@@ -401,7 +438,7 @@ impl Walker {
                 Step::Interrupted(registers) => {
                     interrupted = true;
                     reader.enter(self.bounds, registers.sp);
-                    current = Caller { registers, pc_at: 0, bp_at: 0 };
+                    current = Caller { registers, bp_at: 0 };
                 }
                 Step::End => break false,
             }
