@@ -9,7 +9,7 @@ use super::Registers;
 use super::walker::Walked;
 
 const WALKS: usize = 256;
-const WORDS: usize = 48;
+const WORDS: usize = 96;
 /// A start that leads to ever new stacks replaces its walk only once in so many times.
 const RELUCTANCE: u32 = 64;
 

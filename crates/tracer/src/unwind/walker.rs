@@ -84,8 +84,6 @@ pub(crate) struct Walker {
     depth: usize,
     /// Sum of their terms.
     sum: u64,
-    /// Their stack.
-    walked: Walked,
     /// Whether the outermost remembered frame has callers beyond the depth limit.
     truncated: bool,
     /// Cache generation that the frames were made under.
@@ -146,16 +144,6 @@ impl Walker {
             self.depth = 0;
             self.sum = 0;
         }
-        // The very same stack is by far the most frequent case at a hot allocation site.
-        if let Some(last) = self.depth.checked_sub(1)
-            && let Some(frame) = self.frames.get(last)
-            && frame.at.registers.sp == start.sp
-            && frame.at.registers.pc == start.pc
-            && frame.holds(bp)
-            && self.is_unchanged_beyond(last, bp)
-        {
-            return self.walked;
-        }
         // SAFETY: on this thread's own stack, as checked above.
         if let Some(walked) = unsafe { self.memo.find(start, self.generation) } {
             return walked;
@@ -192,27 +180,6 @@ impl Walker {
             core::iter::once((sp - 8, pc)).chain(saved)
         });
         self.memo.store(start, uses_bp, self.generation, walked, words);
-    }
-
-    /// Whether everything outside frame `last`, where the frame pointer is `bp`, still reads as it did.
-    #[inline(always)]
-    fn is_unchanged_beyond(&self, last: usize, mut bp: usize) -> bool {
-        for frame in self.frames.get(..last).unwrap_or(&[]).iter().rev() {
-            let at = &frame.at;
-            // SAFETY: the addresses lie on this thread's own stack above a live frame, so they are mapped.
-            unsafe {
-                if *((at.registers.sp - 8) as *const usize) != at.registers.pc {
-                    return false;
-                }
-                if at.bp_at != 0 {
-                    bp = *(at.bp_at as *const usize);
-                }
-            }
-            if !frame.holds(bp) {
-                return false;
-            }
-        }
-        true
     }
 
     #[inline(never)]
@@ -315,7 +282,7 @@ impl Walker {
                 // The same registers lead to the same place.
                 let Some(next) = index.checked_sub(1) else { return Followed::ToTheEnd };
                 let Some(outer) = self.frames.get(next) else { return Followed::Lost };
-                // SAFETY: as in `is_unchanged_beyond`.
+                // SAFETY: the addresses lie on this thread's own stack above a live frame, so they are mapped.
                 unsafe {
                     pc = *((outer.at.registers.sp - 8) as *const usize);
                     if outer.at.bp_at != 0 {
@@ -398,8 +365,7 @@ impl Walker {
                 stack
             }
         };
-        self.walked = Walked { stack, truncated };
-        self.walked
+        Walked { stack, truncated }
     }
 
     #[inline(always)]
