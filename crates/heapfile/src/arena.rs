@@ -48,7 +48,8 @@ impl Arena {
             .map_err(Error::io("create", path))?;
         file.set_len(len).map_err(Error::io("size", path))?;
         let arena = Arena::map(path, file, len, true)?;
-        arena.populate(0, CHUNK)?;
+        // Of chunk 0 only the superblock is ever used.
+        arena.populate(0, size_of::<Superblock>() as u64)?;
         let superblock = arena.superblock_mut();
         let realtime = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)

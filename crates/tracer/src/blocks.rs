@@ -158,7 +158,16 @@ pub(crate) fn find(arena: Arena, page: &SpanPage, address: u64, state: u64) -> O
     None
 }
 
-/// Publishes a block. `size` is the allocation's, for sizing a new region. False if there is no space.
+/// How publishing a block went.
+pub(crate) enum Inserted {
+    Yes,
+    /// In place of a block at the same address, which must have been freed without a hook's knowledge.
+    Replaced(u64, u64),
+    /// There is no space.
+    No,
+}
+
+/// Publishes a block. `size` is the allocation's, for sizing a new region.
 #[inline(always)]
 pub(crate) fn insert(
     arena: Arena,
@@ -167,28 +176,50 @@ pub(crate) fn insert(
     address: u64,
     words: (u64, u64),
     size: u64,
-) -> bool {
+) -> Inserted {
     let entry = region_entry(page, address);
     let word = entry.load(Acquire);
-    if let Some(view) = View::of_entry(arena, word)
-        && view.candidates(address).into_iter().flatten().any(|bucket| take_slot(bucket, words))
-    {
-        return true;
+    if let Some(view) = View::of_entry(arena, word) {
+        for bucket in view.candidates(address).into_iter().flatten() {
+            if take_slot(bucket, words) {
+                return Inserted::Yes;
+            }
+            if let Some((word0, word1)) = replace(bucket, words) {
+                return Inserted::Replaced(word0, word1);
+            }
+        }
     }
-    insert_slowly(arena, window, entry, address, words, size)
+    if insert_slowly(arena, window, entry, address, words, size) { Inserted::Yes } else { Inserted::No }
 }
 
+/// Takes the bucket's first free slot; none if it has none, or if the block's address is found before one.
 #[inline(always)]
 fn take_slot(bucket: &Bucket, words: (u64, u64)) -> bool {
-    bucket.0.iter().any(|slot| {
-        if slot[0].load(Relaxed) != 0 {
+    for slot in &bucket.0 {
+        let word0 = slot[0].load(Relaxed);
+        if (word0 ^ words.0) & slot::KEY_MASK == 0 {
             return false;
         }
-        let old = slot[1].load(Relaxed);
-        let place = core::ptr::from_ref(slot).cast::<u64>().cast_mut();
-        // SAFETY: a slot is 16 bytes at a multiple of 16 in the writable arena.
-        unsafe { arch::compare_exchange_16(place, (0, old), words) }
-    })
+        if word0 == 0 {
+            let old = slot[1].load(Relaxed);
+            let place = core::ptr::from_ref(slot).cast::<u64>().cast_mut();
+            // SAFETY: a slot is 16 bytes at a multiple of 16 in the writable arena.
+            if unsafe { arch::compare_exchange_16(place, (0, old), words) } {
+                return true;
+            }
+        }
+    }
+    false
+}
+
+/// Puts a block in place of one with the same address, and returns that one.
+#[cold]
+fn replace(bucket: &Bucket, words: (u64, u64)) -> Option<(u64, u64)> {
+    let slot = bucket.0.iter().find(|slot| (slot[0].load(Acquire) ^ words.0) & slot::KEY_MASK == 0)?;
+    let old = (slot[0].load(Acquire), slot[1].load(Relaxed));
+    let place = core::ptr::from_ref(slot).cast::<u64>().cast_mut();
+    // SAFETY: a slot is 16 bytes at a multiple of 16 in the writable arena.
+    unsafe { arch::compare_exchange_16(place, old, words) }.then_some(old)
 }
 
 #[cold]

@@ -387,4 +387,6 @@ mod exports {
     crate::arch::export_jump!(setrlimit64, limits::setrlimit);
     crate::arch::export_jump!(prlimit, limits::prlimit);
     crate::arch::export_jump!(prlimit64, limits::prlimit);
+    crate::arch::export_jump!(mlockall, limits::mlockall);
+    crate::arch::export_jump!(prctl, limits::prctl);
 }

@@ -1,4 +1,4 @@
-//! A target that limits its own address space must not pay for the tracer's reservation.
+//! A target that limits its address space, locks its memory or its system calls must not pay for the tracer.
 
 use crate::{arena, process, real, sys};
 use core::ffi::c_void;
@@ -7,6 +7,8 @@ use leakscope_heapfile::layout::CHUNK;
 const RLIMIT_AS: i32 = 9;
 /// What of the reservation stays usable.
 const KEPT: u64 = 64 << 20;
+/// What of it is locked with the rest for a moment.
+const KEPT_LOCKED: u64 = 1 << 20;
 
 pub(crate) unsafe extern "C" fn setrlimit(resource: i32, limit: *const [u64; 2]) -> i32 {
     type Real = unsafe extern "C" fn(i32, *const [u64; 2]) -> i32;
@@ -60,3 +62,50 @@ unsafe fn before(resource: i32, limit: *const [u64; 2]) {
 
 #[cfg(test)]
 mod tests;
+
+/// `mlockall`: would populate the whole reservation, so it is given back for the time of the call.
+pub(crate) unsafe extern "C" fn mlockall(flags: i32) -> i32 {
+    type Real = unsafe extern "C" fn(i32) -> i32;
+    const MCL_CURRENT: i32 = 1;
+    real::resolve();
+    let function = real::mlockall();
+    if function == 0 {
+        return -1;
+    }
+    // SAFETY: the symbol of that name in a C library has that type; the argument is the caller's own.
+    let call = || unsafe { core::mem::transmute::<usize, Real>(function)(flags) };
+    let arena = process::arena();
+    let Some(superblock) = arena.superblock().filter(|_| flags & MCL_CURRENT != 0) else { return call() };
+    let next = superblock.next.load(core::sync::atomic::Ordering::Acquire);
+    let keep = (next + KEPT_LOCKED).next_multiple_of(CHUNK);
+    if keep >= arena.len() || !arena::lower_limit(keep) {
+        return call();
+    }
+    // SAFETY: as in `before`; afterwards the mapping is made whole again if nothing has taken its place.
+    unsafe {
+        sys::munmap(arena.base().add(keep as usize), (arena.len() - keep) as usize);
+        let status = call();
+        sys::munlock(arena.base(), keep as usize);
+        if sys::grow(arena.base(), keep as usize, arena.len() as usize) {
+            arena::lift_limit();
+        }
+        status
+    }
+}
+
+/// `prctl`: notices the strict sandbox, in which any system call but four ends the process, and so does the clock.
+pub(crate) unsafe extern "C" fn prctl(option: i32, a: usize, b: usize, c: usize, d: usize) -> i32 {
+    type Real = unsafe extern "C" fn(i32, usize, usize, usize, usize) -> i32;
+    const PR_SET_SECCOMP: i32 = 22;
+    const SECCOMP_MODE_STRICT: usize = 1;
+    real::resolve();
+    let function = real::prctl();
+    if function == 0 {
+        return -1;
+    }
+    if option == PR_SET_SECCOMP && a == SECCOMP_MODE_STRICT {
+        sys::enter_strict_mode();
+    }
+    // SAFETY: the symbol of that name takes up to five arguments in registers, whatever its declaration says.
+    unsafe { core::mem::transmute::<usize, Real>(function)(option, a, b, c, d) }
+}

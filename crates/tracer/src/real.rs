@@ -133,6 +133,7 @@ real_functions! {
     8 pvalloc, 9 reallocarray, 10 munmap, 11 free_sized, 12 free_aligned_sized, 13 mmap,
     14 mremap, 15 malloc_usable_size, 16 dlclose, 17 fork, 18 execve, 19 execvpe, 20 fexecve, 21 posix_spawn,
     22 posix_spawnp, 23 setrlimit, 24 prlimit, 25 _Fork, 26 clock_gettime,
+    27 mlockall, 28 prctl,
 }
 
 static RESOLVED: AtomicBool = AtomicBool::new(false);
@@ -161,10 +162,6 @@ pub(crate) fn resolve() -> bool {
         for (name, place) in NAMES.iter().zip(&ADDRESSES) {
             place.store(search(after, name), Relaxed);
         }
-        if let Some(object) = find_object(malloc()) {
-            ALLOCATOR[0].store(object.start, Relaxed);
-            ALLOCATOR[1].store(object.end, Relaxed);
-        }
     }
     RESOLVED.store(true, Release);
     true
@@ -176,6 +173,13 @@ static ALLOCATOR: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
 /// Whether code at `pc` belongs to the module that holds the real `malloc`: its calls of hooked functions are its
 /// own affair.
 pub(crate) fn is_allocator(pc: usize) -> bool {
+    if ALLOCATOR[1].load(Relaxed) == 0
+        && let Some(object) = find_object(malloc())
+    {
+        // Not at the start: then the loader cannot tell yet.
+        ALLOCATOR[0].store(object.start, Relaxed);
+        ALLOCATOR[1].store(object.end, Relaxed);
+    }
     pc >= ALLOCATOR[0].load(Relaxed) && pc < ALLOCATOR[1].load(Relaxed)
 }
 

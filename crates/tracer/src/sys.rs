@@ -1,6 +1,8 @@
 //! System calls that the tracer makes, by their own names. None touches `errno`.
 
 use crate::arch::{nr, syscall};
+use core::sync::atomic::AtomicBool;
+use core::sync::atomic::Ordering::Relaxed;
 
 pub(crate) const PROT_READ: usize = 1;
 pub(crate) const PROT_WRITE: usize = 2;
@@ -88,6 +90,18 @@ pub(crate) unsafe fn madvise(address: *mut u8, length: usize, advice: usize) -> 
     unsafe { syscall(nr::MADVISE, [address as usize, length, advice, 0, 0, 0]) == 0 }
 }
 
+/// Unlocks a range that `mlockall` has locked.
+pub(crate) unsafe fn munlock(address: *mut u8, length: usize) {
+    // SAFETY: the caller passes a range of its own.
+    unsafe { syscall(nr::MUNLOCK, [address as usize, length, 0, 0, 0, 0]) };
+}
+
+/// Grows a mapping in place; whether there was room.
+pub(crate) unsafe fn grow(address: *mut u8, from: usize, to: usize) -> bool {
+    // SAFETY: the caller passes a mapping of its own; without MREMAP_MAYMOVE it stays where it is.
+    unsafe { syscall(nr::MREMAP, [address as usize, from, to, 0, 0, 0]) == address as isize }
+}
+
 /// Unmaps a range of the tracer's own.
 pub(crate) unsafe fn munmap(address: *mut u8, length: usize) {
     // SAFETY: the caller passes a range of its own.
@@ -123,6 +137,19 @@ pub(crate) fn is_readable(address: usize) -> bool {
     const EFAULT: isize = -14;
     // SAFETY: an invalid `how` changes nothing; the kernel checks the address.
     unsafe { syscall(nr::RT_SIGPROCMASK, [usize::MAX, address & !7, 0, 8, 0, 0]) != EFAULT }
+}
+
+/// Set once the process has entered a sandbox that ends it at the next system call or look at the clock.
+static STRICT: AtomicBool = AtomicBool::new(false);
+
+/// From now on: no system calls.
+pub(crate) fn enter_strict_mode() {
+    STRICT.store(true, Relaxed);
+}
+
+/// Whether system calls are out of the question.
+pub(crate) fn is_strict() -> bool {
+    STRICT.load(Relaxed)
 }
 
 /// CLOCK_MONOTONIC in nanoseconds.

@@ -4,7 +4,7 @@ use crate::arena::Arena;
 use crate::{process, stacks};
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use leakscope_heapfile::layout::{ORIGIN_EXEC, STACK_BLOCK, STATE_LIVE, UNIT, Window};
+use leakscope_heapfile::layout::{CHUNK, ORIGIN_EXEC, STACK_BLOCK, STATE_LIVE, Superblock, UNIT, Window};
 use std::path::Path;
 use std::vec::Vec;
 
@@ -36,6 +36,12 @@ impl TestHeap {
         let window = process::claim(arena, ORIGIN_EXEC).expect("a window");
         window.state.store(STATE_LIVE, Release);
         TestHeap { file, arena, window, _directory: directory }
+    }
+
+    /// Bytes of the file that have been handed out; of chunk 0 only the superblock is ever backed by memory.
+    pub(crate) fn taken(&self) -> u64 {
+        let next = self.file.superblock().next.load(Relaxed);
+        next - CHUNK + size_of::<Superblock>() as u64
     }
 
     /// What a reader sees of the window.

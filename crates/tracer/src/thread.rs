@@ -7,7 +7,7 @@
 //! owner of a state still exists.
 
 use crate::arena::Arena;
-use crate::blocks::{self, SpanPage};
+use crate::blocks::{self, Inserted, SpanPage};
 use crate::unwind::{Context, Walked, Walker};
 use crate::{arch, process, real, stacks, sys};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
@@ -159,7 +159,7 @@ impl Thread {
             (*thread).span = 0;
             (*thread).span_page = None;
             (*thread).counters = [(0, None); CACHED_COUNTERS];
-            (*thread).walker.reset(tid == process::pid() || tid == sys::getpid());
+            (*thread).walker.reset();
         }
         Some(state)
     }
@@ -183,7 +183,7 @@ impl Thread {
         if truncated {
             bump(&self.window.truncated, 1);
         }
-        let inserted = page.is_some_and(|page| {
+        let inserted = page.map_or(Inserted::No, |page| {
             let size_field = self.size_field(address as u64, size);
             let words = (
                 slot::word0(slot::HEAP, address as u64, self.sequence, stack),
@@ -191,9 +191,13 @@ impl Thread {
             );
             blocks::insert(self.arena, self.window, page, address as u64, words, size as u64)
         });
-        if !inserted {
-            self.window.missed_full.fetch_add(1, Relaxed);
-            return;
+        match inserted {
+            Inserted::Yes => {}
+            Inserted::Replaced(word0, word1) => self.count_moved(address, word0, word1),
+            Inserted::No => {
+                self.window.missed_full.fetch_add(1, Relaxed);
+                return;
+            }
         }
         self.last_allocated = address;
         if let Some(counters) = self.counters(stack) {
@@ -272,7 +276,8 @@ impl Thread {
         let words = (slot::word0(slot::MAPPED, key, self.sequence, stack), slot::word1(pages, tick));
         let inserted = self
             .span_page(key, true)
-            .is_some_and(|page| blocks::insert(self.arena, self.window, page, key, words, u64::MAX));
+            .map(|page| blocks::insert(self.arena, self.window, page, key, words, u64::MAX))
+            .is_some_and(|inserted| !matches!(inserted, Inserted::No));
         if !inserted {
             self.window.missed_full.fetch_add(1, Relaxed);
         }
@@ -324,6 +329,9 @@ impl Thread {
     #[cold]
     fn check_clock(&mut self) -> u32 {
         const LAG: u32 = 125;
+        if sys::is_strict() {
+            return process::now(self.superblock);
+        }
         let real = process::clock_tick(self.superblock);
         let kept = process::now(self.superblock);
         self.own_clock = real.saturating_sub(kept) > LAG;

@@ -32,8 +32,10 @@ pub(crate) mod nr {
     pub(crate) const MUNMAP: usize = 11;
     pub(crate) const RT_SIGPROCMASK: usize = 14;
     pub(crate) const PREAD64: usize = 17;
+    pub(crate) const MREMAP: usize = 25;
     pub(crate) const MADVISE: usize = 28;
     pub(crate) const GETPID: usize = 39;
+    pub(crate) const MUNLOCK: usize = 150;
     pub(crate) const EXIT_GROUP: usize = 231;
     pub(crate) const READLINK: usize = 89;
     pub(crate) const GETPPID: usize = 110;

@@ -20,7 +20,11 @@ pub(crate) struct StackBounds {
 }
 
 impl StackBounds {
-    pub(crate) fn of_current_thread(main_thread: bool) -> StackBounds {
+    pub(crate) fn of_current_thread() -> StackBounds {
+        // The main thread's control block is mapped elsewhere, below its stack. (Its tid would not tell: in a child
+        // forked by another thread, that thread's stack goes on.)
+        let marker = 0u8;
+        let main_thread = core::ptr::from_ref(&marker) as usize > arch::thread_pointer();
         let high = if main_thread {
             real::main_stack_end().map_or(0, |end| end.saturating_add(8))
         } else {

@@ -117,8 +117,8 @@ enum Followed {
 
 impl Walker {
     /// For a new thread.
-    pub(crate) fn reset(&mut self, main_thread: bool) {
-        self.bounds = StackBounds::of_current_thread(main_thread);
+    pub(crate) fn reset(&mut self) {
+        self.bounds = StackBounds::of_current_thread();
         self.depth = 0;
         self.sum = 0;
         self.known = [[(0, 0); KNOWN_WAYS]; KNOWN_SETS];

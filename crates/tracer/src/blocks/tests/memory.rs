@@ -75,7 +75,7 @@ impl<'a> Run<'a> {
         self.live.push((address, size));
         self.most_live = self.most_live.max(self.live.len());
         if self.live.len() == self.most_live && self.live.len() >= 100_000 {
-            let taken = self.heap.file.superblock().next.load(Relaxed);
+            let taken = self.heap.taken();
             let cost = taken as f64 / self.live.len() as f64;
             if cost > self.worst.0 {
                 self.worst = (cost, self.live.len());

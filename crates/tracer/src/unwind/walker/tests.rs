@@ -137,7 +137,7 @@ struct Tree<'a> {
 fn new_walker() -> Box<Walker> {
     // SAFETY: all zero is a valid value, as the type says.
     let mut walker: Box<Walker> = unsafe { Box::new_zeroed().assume_init() };
-    walker.reset(false);
+    walker.reset();
     walker
 }
 
