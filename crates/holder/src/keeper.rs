@@ -4,7 +4,8 @@ use crate::signals::{self, Arrival};
 use crate::{Ended, Error};
 use leakscope_heapfile::Arena;
 use leakscope_heapfile::layout::CHUNK;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Duration;
@@ -12,24 +13,30 @@ use std::time::Duration;
 /// Backed ahead of what has been handed out: a sixteenth of that, within these bounds.
 const AHEAD_MIN: u64 = CHUNK;
 const AHEAD_MAX: u64 = 64 << 20;
-/// What tracers may populate by themselves when they are faster than the keeper, or it is gone.
-const SELF_BUDGET: i64 = 64 << 20;
+/// Most that tracers may populate by themselves when they are faster than the keeper, or it is gone: it is charged to
+/// the target's control group. Where that has a limit, no more than a sixteenth of what is left.
+const SELF_BUDGET: u64 = 64 << 20;
+const HEADROOM_SHARE: u64 = 16;
+/// Ticks between two looks at the limit.
+const HEADROOM_TICKS: u32 = 64;
 const BUSY: Duration = Duration::from_millis(1);
 const IDLE: Duration = Duration::from_millis(8);
 
 pub(crate) struct Keeper {
     arena: Arc<Arena>,
+    /// Budget, and ticks until it is looked at again.
+    budget: Cell<(u64, u32)>,
     notes: RefCell<Vec<String>>,
 }
 
 impl Keeper {
     pub(crate) fn new(arena: Arc<Arena>) -> Keeper {
-        Keeper { arena, notes: RefCell::new(Vec::new()) }
+        Keeper { arena, budget: Cell::new((SELF_BUDGET, 0)), notes: RefCell::new(Vec::new()) }
     }
 
     /// Before the command starts: the first chunks and the clock.
     pub(crate) fn prepare(&self) -> Result<(), Error> {
-        self.arena.superblock().self_budget.store(SELF_BUDGET, Relaxed);
+        self.arena.superblock().self_budget.store(SELF_BUDGET as i64, Relaxed);
         self.populate()?;
         self.advance_clock();
         Ok(())
@@ -60,11 +67,28 @@ impl Keeper {
     /// Advances the clock and backs more of the arena. Whether there was anything to back.
     pub(crate) fn tick(&self) -> bool {
         self.advance_clock();
-        self.arena.superblock().self_budget.store(SELF_BUDGET, Relaxed);
+        self.arena.superblock().self_budget.store(self.budget() as i64, Relaxed);
         self.populate().unwrap_or_else(|error| {
             self.note(format!("the heap file could not grow any more: {error}"));
             false
         })
+    }
+
+    /// What the tracers may populate by themselves.
+    fn budget(&self) -> u64 {
+        let (budget, left) = self.budget.get();
+        if left > 0 {
+            self.budget.set((budget, left - 1));
+            return budget;
+        }
+        let root = self.arena.superblock().root_pid.load(Acquire);
+        let headroom = match root {
+            0 => None,
+            pid => leakscope_proc::memory_headroom(Path::new("/proc"), Path::new("/sys/fs/cgroup"), pid),
+        };
+        let budget = headroom.map_or(SELF_BUDGET, |room| SELF_BUDGET.min(room / HEADROOM_SHARE));
+        self.budget.set((budget, HEADROOM_TICKS));
+        budget
     }
 
     fn note(&self, note: String) {

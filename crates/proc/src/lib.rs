@@ -1,7 +1,9 @@
 //! Byte parsers for `/proc`: no allocation per line, nothing trusted, the root directory a parameter.
 
+mod cgroup;
 mod stat;
 
+pub use cgroup::memory_headroom;
 pub use stat::{Stat, resident_bytes, stat};
 
 use std::path::PathBuf;

@@ -65,7 +65,7 @@ fn page_size() -> u64 {
     u64::try_from(size).unwrap_or(4096)
 }
 
-fn number(field: Option<&[u8]>) -> Option<u64> {
+pub(crate) fn number(field: Option<&[u8]>) -> Option<u64> {
     let field = field?;
     if field.is_empty() {
         return None;

@@ -66,7 +66,7 @@ impl Arena {
     #[inline(always)]
     pub(crate) fn at<T>(self, offset: u64) -> Option<&'static T> {
         let size = size_of::<T>() as u64;
-        if offset > self.len || self.len - offset < size || offset % (align_of::<T>() as u64) != 0 {
+        if offset > self.len || self.len - offset < size || !offset.is_multiple_of(align_of::<T>() as u64) {
             return None;
         }
         // SAFETY: checked to lie inside the mapping, which is never unmapped and zero or written as `T`; all
@@ -78,7 +78,7 @@ impl Arena {
     #[inline(always)]
     pub(crate) fn slice<T>(self, offset: u64, count: usize) -> Option<&'static [T]> {
         let size = (size_of::<T>() as u64).checked_mul(count as u64)?;
-        if offset > self.len || self.len - offset < size || offset % (align_of::<T>() as u64) != 0 {
+        if offset > self.len || self.len - offset < size || !offset.is_multiple_of(align_of::<T>() as u64) {
             return None;
         }
         // SAFETY: as in `at`.

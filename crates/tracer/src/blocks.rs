@@ -236,7 +236,7 @@ fn insert_slowly(
         if word == 0 {
             let buckets = if size >= LARGE { MIN_BUCKETS } else { expected_buckets(arena) };
             let Some(offset) = new_segment(arena, window, buckets) else { return false };
-            let fresh = offset / UNIT | u64::from(buckets) << 32;
+            let fresh = (offset / UNIT) | (u64::from(buckets) << 32);
             if entry.compare_exchange(0, fresh, AcqRel, Acquire).is_ok() && size < LARGE {
                 note_region(fresh);
             }

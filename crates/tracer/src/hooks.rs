@@ -15,6 +15,9 @@ use leakscope_heapfile::layout::slot;
 type Pointer = *mut c_void;
 const NULL: Pointer = core::ptr::null_mut();
 
+/// What a `free` without a real function behind it gives.
+const NOTHING: () = ();
+
 /// The real function at `$address`, or the answer to give as long as it is not known.
 macro_rules! real_or {
     ($address:expr, $kind:ty, $otherwise:expr) => {
@@ -219,7 +222,7 @@ pub(crate) unsafe extern "C" fn free(block: Pointer, sp: usize, _bp: usize) {
     if block.is_null() || is_early(block) {
         return;
     }
-    let real = real_or!(real::free(), unsafe extern "C" fn(Pointer), ());
+    let real = real_or!(real::free(), unsafe extern "C" fn(Pointer), NOTHING);
     // SAFETY: the caller's own arguments.
     release!(sp, block, unsafe { real(block) })
 }
@@ -229,7 +232,7 @@ pub(crate) unsafe extern "C" fn free_sized(block: Pointer, size: usize, sp: usiz
         // SAFETY: without such a function in the C library, `free` does the same.
         return unsafe { free(block, sp, bp) };
     }
-    let real = real_or!(real::free_sized(), unsafe extern "C" fn(Pointer, usize), ());
+    let real = real_or!(real::free_sized(), unsafe extern "C" fn(Pointer, usize), NOTHING);
     // SAFETY: the caller's own arguments.
     release!(sp, block, unsafe { real(block, size) })
 }
@@ -245,7 +248,7 @@ pub(crate) unsafe extern "C" fn free_aligned_sized(
         // SAFETY: as in `free_sized`.
         return unsafe { free(block, sp, bp) };
     }
-    let real = real_or!(real::free_aligned_sized(), unsafe extern "C" fn(Pointer, usize, usize), ());
+    let real = real_or!(real::free_aligned_sized(), unsafe extern "C" fn(Pointer, usize, usize), NOTHING);
     // SAFETY: the caller's own arguments.
     release!(sp, block, unsafe { real(block, align, size) })
 }

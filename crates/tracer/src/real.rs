@@ -167,20 +167,25 @@ pub(crate) fn resolve() -> bool {
     true
 }
 
-/// The module that holds the real `malloc`.
-static ALLOCATOR: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
+/// The modules that hold the real `malloc` and this object.
+static ALLOCATOR: [AtomicUsize; 4] = [const { AtomicUsize::new(0) }; 4];
 
-/// Whether code at `pc` belongs to the module that holds the real `malloc`: its calls of hooked functions are its
-/// own affair.
+/// Whether code at `pc` belongs to the module that holds the real `malloc`, or to a hook on its way there: its calls of
+/// hooked functions are its own affair.
 pub(crate) fn is_allocator(pc: usize) -> bool {
-    if ALLOCATOR[1].load(Relaxed) == 0
-        && let Some(object) = find_object(malloc())
+    let [start, end, own_start, own_end] = &ALLOCATOR;
+    if end.load(Relaxed) == 0
+        && let (Some(object), Some(own)) =
+            (find_object(malloc()), find_object(is_allocator as *const () as usize))
     {
         // Not at the start: then the loader cannot tell yet.
-        ALLOCATOR[0].store(object.start, Relaxed);
-        ALLOCATOR[1].store(object.end, Relaxed);
+        start.store(object.start, Relaxed);
+        own_start.store(own.start, Relaxed);
+        own_end.store(own.end, Relaxed);
+        end.store(object.end, Relaxed);
     }
-    pc >= ALLOCATOR[0].load(Relaxed) && pc < ALLOCATOR[1].load(Relaxed)
+    let within = |start: &AtomicUsize, end: &AtomicUsize| pc >= start.load(Relaxed) && pc < end.load(Relaxed);
+    within(start, end) || within(own_start, own_end)
 }
 
 /// Whether `malloc` of the program means something other than the tracer's.

@@ -240,6 +240,8 @@ fn a_daemon_is_traced_beyond_the_end_of_its_command() {
         (!std::path::Path::new(&format!("/proc/{pid}")).exists() || is_zombie(pid)).then_some(())
     });
     let heap = traced.directory.join(format!("heap.{pid}"));
+    // Its second holder seals it a moment later.
+    wait_until("the daemon's heap file", || heap.exists().then_some(()));
     let report = report_of(&heap);
     let line = line_containing("daemonizes.c", "malloc(25)");
     let site = report.sites_at("daemonizes.c", line).next();

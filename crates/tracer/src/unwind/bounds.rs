@@ -5,6 +5,8 @@ use crate::{arch, real, sys};
 const PAGE: usize = 4096;
 /// How far below the lowest stack pointer seen so far a thread's stack may be followed in one go.
 const MAX_EXTENSION: usize = 8 << 20;
+/// How far below it a stack pointer is taken to be on the same stack without a probe.
+const NEAR: usize = 64 << 10;
 /// How much of a foreign stack is read.
 const FOREIGN_REACH: usize = 1 << 20;
 
@@ -48,6 +50,12 @@ impl StackBounds {
             return false;
         }
         let target = sp & !(PAGE - 1);
+        if sys::is_strict() {
+            // It cannot be asked; a little further down it is still the same stack.
+            let near = self.low - sp <= NEAR;
+            self.low = if near { target } else { self.low };
+            return near;
+        }
         let mut page = self.low & !(PAGE - 1);
         // The page of the old lower end was probed, or is the topmost one.
         if self.low == self.high && !sys::is_readable(page) {
@@ -101,7 +109,7 @@ impl Reader {
     #[cold]
     fn is_readable(&mut self, address: usize) -> bool {
         let page = address & !(PAGE - 1);
-        if page != self.probed && sys::is_readable(address) {
+        if page != self.probed && !sys::is_strict() && sys::is_readable(address) {
             self.probed = page;
         }
         page == self.probed

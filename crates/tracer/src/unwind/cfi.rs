@@ -315,7 +315,7 @@ impl Row {
         let (bp, bp_offset) = match self.bp {
             BpPlace::Same => (Bp::Same, 0),
             BpPlace::AtCfa(n) => (Bp::AtCfa, n),
-            BpPlace::AtBp(n) => (Bp::AtBp, n),
+            BpPlace::AtBp(n) => (Bp::AtOwn, n),
             BpPlace::Unknown => (Bp::Unknown, 0),
         };
         if bp_offset % 8 != 0 || bp_offset.abs() >= 64 << 20 {

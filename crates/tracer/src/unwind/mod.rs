@@ -76,7 +76,7 @@ fn step_plain(rule: Rule, reader: &mut Reader, now: Registers) -> Option<Caller>
     let (bp, bp_at) = match rule.bp {
         Bp::Same => (now.bp, 0),
         Bp::AtCfa => (reader.read(cfa.wrapping_add(bp_offset))?, cfa.wrapping_add(bp_offset)),
-        Bp::AtBp => (reader.read(now.bp.wrapping_add(bp_offset))?, now.bp.wrapping_add(bp_offset)),
+        Bp::AtOwn => (reader.read(now.bp.wrapping_add(bp_offset))?, now.bp.wrapping_add(bp_offset)),
         Bp::Unknown => (0, 0),
     };
     if rule.cfa == Cfa::FramePointer && bp != 0 && bp <= now.bp {

@@ -29,7 +29,7 @@ pub(crate) enum Bp {
     /// `*(cfa + n)`.
     AtCfa = 1,
     /// `*(bp + n)`.
-    AtBp = 2,
+    AtOwn = 2,
     /// Lost.
     Unknown = 3,
 }
@@ -90,7 +90,7 @@ impl Rule {
         let bp = match (word >> 4) & 15 {
             0 => Bp::Same,
             1 => Bp::AtCfa,
-            2 => Bp::AtBp,
+            2 => Bp::AtOwn,
             _ => Bp::Unknown,
         };
         let bp_offset = (((word >> 8) as u32) << 8) as i32 >> 8 << 3;
@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn a_packed_rule_unpacks_to_itself() {
         for cfa in [Cfa::None, Cfa::Sp, Cfa::Bp, Cfa::AtBp, Cfa::AtSp, Cfa::Signal, Cfa::FramePointer] {
-            for bp in [Bp::Same, Bp::AtCfa, Bp::AtBp, Bp::Unknown] {
+            for bp in [Bp::Same, Bp::AtCfa, Bp::AtOwn, Bp::Unknown] {
                 for cfa_offset in [0, 8, 16, -8, i32::MAX, i32::MIN] {
                     for bp_offset in [0, -16, 8, -(64 << 20) + 8, (64 << 20) - 8] {
                         let rule = Rule { cfa, cfa_offset, bp, bp_offset };

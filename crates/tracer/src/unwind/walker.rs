@@ -431,7 +431,7 @@ fn new_frame(at: Caller, rule: Packed, module: u16) -> Frame {
     let needs = match unpacked.cfa {
         Cfa::AtBp | Cfa::AtSp => Needs::Memory,
         Cfa::Bp | Cfa::FramePointer => Needs::FramePointer,
-        _ if unpacked.bp == Bp::AtBp => Needs::FramePointer,
+        _ if unpacked.bp == Bp::AtOwn => Needs::FramePointer,
         _ => Needs::Nothing,
     };
     Frame { at, rule, needs, module, term: 0 }

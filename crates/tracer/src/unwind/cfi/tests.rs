@@ -115,7 +115,7 @@ impl Machine {
         let bp = match rule.bp {
             Bp::Same => Some(self.bp),
             Bp::AtCfa => Some(memory(at(cfa, rule.bp_offset))),
-            Bp::AtBp => Some(memory(at(self.bp, rule.bp_offset))),
+            Bp::AtOwn => Some(memory(at(self.bp, rule.bp_offset))),
             Bp::Unknown => None,
         };
         Caller { cfa, bp, ra: Some(memory(cfa.wrapping_sub(8))) }
