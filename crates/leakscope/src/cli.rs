@@ -5,13 +5,14 @@ use clap::{Parser, Subcommand};
 
 /// What a bare `leakscope` prints first.
 pub const OVERVIEW: &str = "\
-Find which service's memory grows, explain what kind of growth it is, locate the line of code, and keep it from
-coming back.
+Find which service's memory grows, explain what kind of growth it is, locate the
+line of code, and keep it from coming back.
 
-  a program you can start       leakscope run -- COMMAND        every allocation traced; at the end the call
-                                                                sites whose memory was never freed
-  look again, or another way    leakscope report                the last run; --format flamegraph -o heap.svg
-  see it work first             leakscope demo                  a small service that leaks in three ways";
+  leakscope run -- COMMAND   trace every allocation of a program you can start;
+                             at the end: which lines never freed their memory
+  leakscope report           look again at the last run, or in another way:
+                             --format flamegraph -o heap.svg
+  leakscope demo             see it work: a small service that leaks in three ways";
 
 /// Find, explain, locate and prevent memory leaks in live Linux services.
 #[derive(Parser)]

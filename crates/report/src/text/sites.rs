@@ -10,6 +10,7 @@ use leakscope_profile::{
     is_start_frame,
 };
 use std::fmt::Write;
+use std::ops::Range;
 
 /// A stack deeper than this is shown without its middle.
 const DEEPEST: usize = 40;
@@ -112,7 +113,15 @@ fn write_stack(out: &mut String, named: &NamedSites, site: &NamedSite, paint: Pa
     let width =
         names.iter().map(|name| name.chars().count()).filter(|&n| n <= WIDEST_NAME).max().unwrap_or(0);
     let middle = if frames.len() > DEEPEST { DEEPEST - OUTER..frames.len() - OUTER } else { 0..0 };
+    let folded = library_runs(frames);
     for (index, (frame, name)) in frames.iter().zip(&names).enumerate() {
+        if let Some(run) = folded.iter().find(|run| run.contains(&index)) {
+            if index == run.start {
+                let note = format!("… {} library frames …", count(run.len() as u64));
+                _ = writeln!(out, "       {}", paint.dim(&note));
+            }
+            continue;
+        }
         if middle.contains(&index) {
             if index == middle.start {
                 _ = writeln!(
@@ -145,6 +154,26 @@ fn write_stack(out: &mut String, named: &NamedSites, site: &NamedSite, paint: Pa
     if site.truncated {
         _ = writeln!(out, "       {}", paint.dim("… (the stack goes on, but could not be followed further)"));
     }
+}
+
+/// Runs of frames of the standard libraries that say nothing about the program: all of a run but the function that the
+/// program itself called.
+fn library_runs(frames: &[&Frame]) -> Vec<Range<usize>> {
+    const SHORTEST: usize = 2;
+    let mut runs = Vec::new();
+    let mut start = 0;
+    for index in 0..=frames.len() {
+        if frames.get(index).is_some_and(|frame| is_library_frame(frame)) {
+            continue;
+        }
+        // At the outer end nobody called it. A stack of library frames alone is shown as it is.
+        let end = if index < frames.len() { index.saturating_sub(1) } else { index };
+        if end.saturating_sub(start) >= SHORTEST && end - start < frames.len() {
+            runs.push(start..end);
+        }
+        start = index + 1;
+    }
+    runs
 }
 
 /// The stack without the runtime's start frames at its outer end, unless nothing else is in it.
