@@ -250,7 +250,7 @@ fn notes(snapshot: &Snapshot) -> Vec<String> {
     }
     if snapshot.missed_full > 0 {
         notes.push(format!(
-            "{} allocations were not recorded: the heap file had no space (see --help on its limits)",
+            "{} allocations were not recorded: the heap file had no space",
             snapshot.missed_full
         ));
     }
