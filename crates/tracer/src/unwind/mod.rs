@@ -3,8 +3,8 @@
 mod bounds;
 mod cache;
 pub(crate) mod cfi;
-mod memo;
 pub(crate) mod rule;
+mod shapes;
 mod walker;
 
 pub(crate) use cache::{clear as clear_cache, generation};

@@ -16,8 +16,8 @@
 //! and not remembered, since it could be unmapped between two walks.
 
 use super::bounds::{Reader, StackBounds};
-use super::memo::Memo;
 use super::rule::{Bp, Cfa, Packed};
+use super::shapes::{Places, Shapes};
 use super::{Caller, Registers, Step, cache, generation, step};
 use crate::arena::Arena;
 use crate::stacks;
@@ -92,7 +92,7 @@ pub(crate) struct Walker {
     /// New frames of the present walk, innermost first.
     fresh: [Frame; MAX_FRAMES],
     known: [[(u64, u32); KNOWN_WAYS]; KNOWN_SETS],
-    memo: Memo,
+    shapes: Shapes,
 }
 
 /// What a walk needs to know of the process.
@@ -122,7 +122,7 @@ impl Walker {
         self.depth = 0;
         self.sum = 0;
         self.known = [[(0, 0); KNOWN_WAYS]; KNOWN_SETS];
-        self.memo.clear();
+        self.shapes.clear();
     }
 
     /// Whether `sp` is on the known part of the thread's own stack.
@@ -143,43 +143,58 @@ impl Walker {
             self.generation = generation();
             self.depth = 0;
             self.sum = 0;
+            self.shapes.clear();
         }
         // SAFETY: on this thread's own stack, as checked above.
-        if let Some(walked) = unsafe { self.memo.find(start, self.generation) } {
-            return walked;
+        if let Some(stack) = unsafe { self.shapes.find(start) } {
+            return Walked { stack, truncated: false };
         }
         let walked = self.walk_changed(context, start);
-        if self.memo.wants(start) {
-            self.memorise(start, walked);
-        }
+        self.learn_shape(start, walked);
         walked
     }
 
-    /// Keeps the walk just made for the next one from the same place.
+    /// Keeps the shape of the walk just made, and where it led, for the next one from the same place.
     #[inline(never)]
-    fn memorise(&mut self, start: Registers, walked: Walked) {
+    fn learn_shape(&mut self, start: Registers, walked: Walked) {
         let frames = self.frames.get(..self.depth).unwrap_or(&[]);
-        let remembered = frames
-            .last()
-            .is_some_and(|frame| frame.at.registers.sp == start.sp && frame.at.registers.pc == start.pc);
-        if !remembered || walked.truncated || frames.iter().any(|frame| frame.needs == Needs::Memory) {
+        let Some((innermost, outer)) = frames.split_last() else { return };
+        let remembered = innermost.at.registers.sp == start.sp && innermost.at.registers.pc == start.pc;
+        if !remembered || walked.truncated {
             return;
         }
-        // The frame pointer matters from where it was read as long as some frame depends on it.
-        let mut uses_bp = false;
-        for (number, frame) in frames.iter().rev().enumerate() {
-            if number > 0 && frame.at.bp_at != 0 {
-                break;
+        // Where the frame pointer of the frame looked at comes from: 0 = the register at the start.
+        let mut bp_at = 0;
+        let mut bp_noted = false;
+        let mut uses_bp = innermost.needs == Needs::FramePointer;
+        let mut places = Places::new();
+        let mut inner = innermost;
+        for frame in outer.iter().rev() {
+            if inner.needs == Needs::Memory {
+                return;
             }
-            uses_bp |= frame.needs == Needs::FramePointer;
+            places.push(start, frame.at.registers.sp - 8);
+            if frame.at.bp_at != 0 {
+                bp_at = frame.at.bp_at;
+                bp_noted = false;
+            }
+            // A saved frame pointer counts only if the place of some caller depends on it: in code without frame
+            // pointers the register holds any value.
+            let needed = frame.needs == Needs::FramePointer || inner.rule.rule().cfa == Cfa::FramePointer;
+            if needed && !bp_noted {
+                bp_noted = true;
+                match bp_at {
+                    0 => uses_bp = true,
+                    at => places.push(start, at),
+                }
+            }
+            inner = frame;
         }
-        let outer = frames.get(..frames.len() - 1).unwrap_or(&[]);
-        let words = outer.iter().rev().flat_map(|frame| {
-            let Registers { pc, sp, bp } = frame.at.registers;
-            let saved = (frame.at.bp_at != 0).then_some((frame.at.bp_at, bp));
-            core::iter::once((sp - 8, pc)).chain(saved)
-        });
-        self.memo.store(start, uses_bp, self.generation, walked, words);
+        if inner.needs == Needs::Memory {
+            return;
+        }
+        // SAFETY: the walk read these words of the thread's own stack just now.
+        unsafe { self.shapes.learn(start, uses_bp, &places, walked.stack) };
     }
 
     #[inline(never)]
