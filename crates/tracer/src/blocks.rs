@@ -13,8 +13,8 @@
 //!    once, after `malloc` returned it and before its address can be handed out again.
 //! 4. Segments and region entries are only added.
 
-use crate::arch;
 use crate::arena::Arena;
+use crate::{arch, real};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use leakscope_heapfile::layout::{
@@ -108,13 +108,56 @@ fn region_entry(page: &SpanPage, address: u64) -> &AtomicU64 {
     &page[(address >> REGION_SHIFT) as usize % SPAN_REGIONS]
 }
 
-/// Fetches the cache line that an address most likely belongs to.
+/// The candidate buckets of an address in its region's first segment.
+///
+/// Which of their eight slots holds a block, or is free, is as good as random, so it is computed and not branched on:
+/// a processor that guesses wrong here waits for the slots' cache lines before it can go on.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    first: &'static Bucket,
+    second: &'static Bucket,
+}
+
+/// Finds the place of an address, and asks for its cache lines. None if its region has no segment yet.
 #[inline(always)]
-pub(crate) fn prefetch(arena: Arena, page: &SpanPage, address: u64) {
-    if let Some(view) = View::of_entry(arena, region_entry(page, address).load(Relaxed))
-        && let [Some(bucket), _] = view.candidates(address)
-    {
-        arch::prefetch(core::ptr::from_ref(bucket).cast());
+pub(crate) fn locate(arena: Arena, page: &SpanPage, address: u64) -> Option<Place> {
+    let view = View::of_entry(arena, region_entry(page, address).load(Acquire))?;
+    let [Some(first), Some(second)] = view.candidates(address) else { return None };
+    arch::prefetch(core::ptr::from_ref(first).cast());
+    arch::prefetch(core::ptr::from_ref(second).cast());
+    Some(Place { first, second })
+}
+
+impl Place {
+    /// The first words of all eight slots.
+    #[inline(always)]
+    fn words(self) -> [u64; 2 * BUCKET_SLOTS] {
+        // Written out: iterators over both buckets compile to branches.
+        let word = |slot: &[AtomicU64; 2]| slot[0].load(Relaxed);
+        let (Bucket([a, b, c, d]), Bucket([e, f, g, h])) = (self.first, self.second);
+        [word(a), word(b), word(c), word(d), word(e), word(f), word(g), word(h)]
+    }
+
+    /// Publishes a block in a free slot. False if there is none.
+    #[inline(always)]
+    fn take(self, words: (u64, u64)) -> bool {
+        loop {
+            let free = roomier(select(self.words(), |word| word == 0));
+            if free == 0 {
+                return false;
+            }
+            if publish(self.slot(free), words) {
+                return true;
+            }
+        }
+    }
+
+    /// The first of the selected slots; one must be.
+    #[inline(always)]
+    fn slot(self, selected: u32) -> &'static [AtomicU64; 2] {
+        let number = selected.trailing_zeros() as usize;
+        let bucket = core::hint::select_unpredictable(number < BUCKET_SLOTS, self.first, self.second);
+        &bucket.0[number % BUCKET_SLOTS]
     }
 }
 
@@ -143,6 +186,19 @@ impl Found {
 #[inline(always)]
 pub(crate) fn find(arena: Arena, page: &SpanPage, address: u64, state: u64) -> Option<Found> {
     let key = slot::key(state, address);
+    let place = locate(arena, page, address)?;
+    let selected = select(place.words(), |word| word & slot::KEY_MASK == key);
+    if selected == 0 {
+        return find_further(arena, page, address, key);
+    }
+    let words = place.slot(selected);
+    Some(Found { words, word0: words[0].load(Acquire), word1: words[1].load(Relaxed) })
+}
+
+/// Finds a block that had no space in its region's first segment.
+#[cold]
+#[inline(never)]
+fn find_further(arena: Arena, page: &SpanPage, address: u64, key: u64) -> Option<Found> {
     let mut view = View::of_entry(arena, region_entry(page, address).load(Acquire))?;
     for _ in 0..MAX_CHAIN {
         for bucket in view.candidates(address).into_iter().flatten() {
@@ -167,49 +223,65 @@ pub(crate) enum Inserted {
     No,
 }
 
-/// Publishes a block. `size` is the allocation's, for sizing a new region.
+/// Publishes a block at its place (see [`locate`]). `size` is the allocation's, for sizing a new region.
 #[inline(always)]
 pub(crate) fn insert(
     arena: Arena,
     window: &Window,
     page: &SpanPage,
+    place: Option<Place>,
     address: u64,
     words: (u64, u64),
     size: u64,
 ) -> Inserted {
-    let entry = region_entry(page, address);
-    let word = entry.load(Acquire);
-    if let Some(view) = View::of_entry(arena, word) {
-        for bucket in view.candidates(address).into_iter().flatten() {
-            if take_slot(bucket, words) {
-                return Inserted::Yes;
-            }
-            if let Some((word0, word1)) = replace(bucket, words) {
-                return Inserted::Replaced(word0, word1);
+    if let Some(place) = place {
+        let now = place.words();
+        if select(now, |word| (word ^ words.0) & slot::KEY_MASK == 0) != 0 {
+            for bucket in [place.first, place.second] {
+                if let Some((word0, word1)) = replace(bucket, words) {
+                    return Inserted::Replaced(word0, word1);
+                }
             }
         }
+        let free = roomier(select(now, |word| word == 0));
+        if free != 0 && publish(place.slot(free), words) {
+            return Inserted::Yes;
+        }
     }
+    let entry = region_entry(page, address);
     if insert_slowly(arena, window, entry, address, words, size) { Inserted::Yes } else { Inserted::No }
 }
 
-/// Takes the bucket's first free slot; none if it has none, or if the block's address is found before one.
+/// The words that are wanted: a bit each.
 #[inline(always)]
-fn take_slot(bucket: &Bucket, words: (u64, u64)) -> bool {
-    for slot in &bucket.0 {
-        let word0 = slot[0].load(Relaxed);
-        if (word0 ^ words.0) & slot::KEY_MASK == 0 {
-            return false;
-        }
-        if word0 == 0 {
-            let old = slot[1].load(Relaxed);
-            let place = core::ptr::from_ref(slot).cast::<u64>().cast_mut();
-            // SAFETY: a slot is 16 bytes at a multiple of 16 in the writable arena.
-            if unsafe { arch::compare_exchange_16(place, (0, old), words) } {
-                return true;
-            }
-        }
+fn select(words: [u64; 2 * BUCKET_SLOTS], wanted: impl Fn(u64) -> bool) -> u32 {
+    words.into_iter().zip(0..).fold(0, |bits, (word, number)| bits | u32::from(wanted(word)) << number)
+}
+
+/// Of the free slots of two buckets, those of the bucket that has more of them. Filled evenly, buckets run full much
+/// later (the power of two choices, Azar et al. 1994): a block more in the chain's next segment costs more than this.
+#[inline(always)]
+fn roomier(free: u32) -> u32 {
+    /// How many bits each number of four bits has: `popcnt` is not in every x86-64 processor's set.
+    const COUNTS: u64 = 0x4332_3221_3221_2110;
+    let count = |bits: u32| (COUNTS >> (4 * bits)) & 0xf;
+    let (first, second) = (free & 0xf, free >> 4);
+    core::hint::select_unpredictable(count(second) > count(first), second << 4, first)
+}
+
+/// Puts a block into a slot that was free when last looked at. False if another thread has taken it.
+#[inline(always)]
+fn publish(slot: &[AtomicU64; 2], words: (u64, u64)) -> bool {
+    if real::is_single_threaded() {
+        // Nobody else takes slots: a signal handler that came in between would find this hook at work.
+        slot[1].store(words.1, Relaxed);
+        slot[0].store(words.0, Release);
+        return true;
     }
-    false
+    let old = slot[1].load(Relaxed);
+    let place = core::ptr::from_ref(slot).cast::<u64>().cast_mut();
+    // SAFETY: a slot is 16 bytes at a multiple of 16 in the writable arena.
+    unsafe { arch::compare_exchange_16(place, (0, old), words) }
 }
 
 /// Puts a block in place of one with the same address, and returns that one.
@@ -247,7 +319,11 @@ fn insert_slowly(
         let mut view = Some(head);
         let mut length = 0;
         while let Some(current) = view {
-            if current.candidates(address).into_iter().flatten().any(|bucket| take_slot(bucket, words)) {
+            let taken = match current.candidates(address) {
+                [Some(first), Some(second)] => Place { first, second }.take(words),
+                _ => false,
+            };
+            if taken {
                 return true;
             }
             total += current.buckets.len() as u32;

@@ -57,6 +57,7 @@ core::arch::global_asm!(
     ".weak _dl_find_object",
     ".weak environ",
     ".weak __libc_stack_end",
+    ".weak __libc_single_threaded",
     ".pushsection .data.rel.ro.leakscope_weak,\"aw\",@progbits",
     ".balign 8",
     ".globl leakscope_weak",
@@ -66,11 +67,12 @@ core::arch::global_asm!(
     ".quad _dl_find_object",
     ".quad environ",
     ".quad __libc_stack_end",
+    ".quad __libc_single_threaded",
     ".popsection",
 );
 unsafe extern "C" {
     #[link_name = "leakscope_weak"]
-    static WEAK: [usize; 4];
+    static WEAK: [usize; 5];
 }
 
 fn weak(index: usize) -> Option<usize> {
@@ -104,6 +106,14 @@ fn initial_environment() -> *const *const c_char {
         let count = *(stack as *const usize);
         (stack as *const *const c_char).add(count.saturating_add(2))
     }
+}
+
+/// Whether libc knows this process to have one thread only (`sys/single_threaded.h`, glibc 2.32); what `malloc` itself
+/// goes by.
+#[inline(always)]
+pub(crate) fn is_single_threaded() -> bool {
+    // SAFETY: libc's `__libc_single_threaded` is a char variable.
+    weak(4).is_some_and(|address| unsafe { core::ptr::read_volatile(address as *const u8) } != 0)
 }
 
 /// Highest address of the main thread's stack that frames can be at.

@@ -174,9 +174,7 @@ impl Thread {
     #[inline(always)]
     pub(crate) fn allocated(&mut self, address: usize, size: usize, sp: usize, bp: usize) {
         let page = self.span_page(address as u64, true);
-        if let Some(page) = page {
-            blocks::prefetch(self.arena, page, address as u64);
-        }
+        let place = page.and_then(|page| blocks::locate(self.arena, page, address as u64));
         let tick = self.tick();
         let context = Context { arena: self.arena, window: self.window, tick };
         let Walked { stack, truncated } = self.walker.walk(context, sp, bp);
@@ -189,7 +187,7 @@ impl Thread {
                 slot::word0(slot::HEAP, address as u64, self.sequence, stack),
                 slot::word1(size_field, tick),
             );
-            blocks::insert(self.arena, self.window, page, address as u64, words, size as u64)
+            blocks::insert(self.arena, self.window, page, place, address as u64, words, size as u64)
         });
         match inserted {
             Inserted::Yes => {}
@@ -276,7 +274,10 @@ impl Thread {
         let words = (slot::word0(slot::MAPPED, key, self.sequence, stack), slot::word1(pages, tick));
         let inserted = self
             .span_page(key, true)
-            .map(|page| blocks::insert(self.arena, self.window, page, key, words, u64::MAX))
+            .map(|page| {
+                let place = blocks::locate(self.arena, page, key);
+                blocks::insert(self.arena, self.window, page, place, key, words, u64::MAX)
+            })
             .is_some_and(|inserted| !matches!(inserted, Inserted::No));
         if !inserted {
             self.window.missed_full.fetch_add(1, Relaxed);

@@ -5,7 +5,7 @@ mod memory;
 mod stopped;
 
 use super::{
-    EXPECTED, Found, Inserted, MADE, RECENT, SpanPage, find, insert, scan_region, span_of, span_page,
+    EXPECTED, Found, Inserted, MADE, RECENT, SpanPage, find, insert, locate, scan_region, span_of, span_page,
 };
 use super::{set_huge, take_huge};
 use crate::testing::{Random, TestHeap};
@@ -40,7 +40,18 @@ impl Table<'_> {
         let page = span_page(self.0.arena, self.0.window, span_of(address), true).expect("a span page");
         let words =
             (slot::word0(slot::HEAP, address, 1, stack_of(value)), slot::word1(value, tick_of(value)));
-        matches!(insert(self.0.arena, self.0.window, page, address, words, u64::from(value)), Inserted::Yes)
+        matches!(
+            insert(
+                self.0.arena,
+                self.0.window,
+                page,
+                locate(self.0.arena, page, address),
+                address,
+                words,
+                u64::from(value)
+            ),
+            Inserted::Yes
+        )
     }
 
     fn find(self, address: u64, state: u64) -> Option<Found> {
@@ -190,7 +201,10 @@ fn a_mapping_and_a_heap_block_can_have_one_address() {
     let key = address | MAPPED_SPACE;
     let page = span_page(heap.arena, heap.window, span_of(key), true).expect("a span page");
     let words = (slot::word0(slot::MAPPED, key, 1, 9), slot::word1(3, 4));
-    assert!(matches!(insert(heap.arena, heap.window, page, key, words, u64::MAX), Inserted::Yes));
+    assert!(matches!(
+        insert(heap.arena, heap.window, page, locate(heap.arena, page, key), key, words, u64::MAX),
+        Inserted::Yes
+    ));
     let snapshot = heap.snapshot();
     let mut blocks: Vec<_> = snapshot.blocks.iter().map(|b| (b.address, b.kind, b.size)).collect();
     blocks.sort_by_key(|block| block.2);
