@@ -42,6 +42,8 @@ struct Frame {
     rule: Packed,
     needs: Needs,
     module: u16,
+    /// Its node in the trie, as far as `Walker::interned` says.
+    node: u32,
     /// Its term of the sum.
     term: u64,
 }
@@ -82,6 +84,9 @@ pub(crate) struct Walker {
     bounds: StackBounds,
     /// Remembered frames, outermost first.
     depth: usize,
+    /// How many of them, from the outermost, have the right node: what lies further out than any change since they
+    /// were looked up.
+    interned: usize,
     /// Sum of their terms.
     sum: u64,
     /// Whether the outermost remembered frame has callers beyond the depth limit.
@@ -119,8 +124,7 @@ impl Walker {
     /// For a new thread.
     pub(crate) fn reset(&mut self) {
         self.bounds = StackBounds::of_current_thread();
-        self.depth = 0;
-        self.sum = 0;
+        self.forget();
         self.known = [[(0, 0); KNOWN_WAYS]; KNOWN_SETS];
         self.shapes.clear();
     }
@@ -141,8 +145,7 @@ impl Walker {
         }
         if self.generation != generation() {
             self.generation = generation();
-            self.depth = 0;
-            self.sum = 0;
+            self.forget();
             self.shapes.clear();
         }
         // SAFETY: on this thread's own stack, as checked above.
@@ -274,6 +277,7 @@ impl Walker {
 
     fn forget(&mut self) {
         self.depth = 0;
+        self.interned = 0;
         self.sum = 0;
     }
 
@@ -313,6 +317,7 @@ impl Walker {
                 frame.at.registers.pc = pc;
                 *frame = new_frame(frame.at, rule, module);
                 frame.term = term(frame.key(), index);
+                self.interned = self.interned.min(index);
                 self.sum = self.sum.wrapping_sub(before).wrapping_add(frame.term);
             }
             let caller = match step(frame.rule, reader, frame.at.registers) {
@@ -356,6 +361,7 @@ impl Walker {
 
     /// Puts the fresh frames onto the remembered ones and finds the stack's number.
     fn remember(&mut self, context: Context<'_>, fresh: usize, truncated: bool) -> Walked {
+        self.interned = self.interned.min(self.depth);
         // Of a stack that was cut, fewer frames are kept than fit, so that it can grow for a while.
         let fresh = if truncated && self.depth == 0 { fresh.min(KEPT_FRAMES) } else { fresh };
         for number in (0..fresh).rev() {
@@ -374,13 +380,33 @@ impl Walker {
         let stack = match self.known_stack(sum) {
             Some(stack) => stack,
             None => {
-                let frames = self.frames.get(..self.depth).unwrap_or(&[]);
-                let stack = intern(context, frames.iter(), truncated);
+                let stack = self.intern(context);
                 self.learn(sum, stack);
                 stack
             }
         };
         Walked { stack, truncated }
+    }
+
+    /// The number of the stack of the remembered frames, looked up from the innermost one that has a node.
+    #[cold]
+    #[inline(never)]
+    fn intern(&mut self, context: Context<'_>) -> u32 {
+        let Context { arena, window, .. } = context;
+        let outer =
+            self.interned.checked_sub(1).and_then(|last| self.frames.get(last)).map(|frame| frame.node);
+        let mut node = match outer {
+            None if self.truncated => stacks::intern(arena, window, stacks::ROOT, TRUNCATED_KEY),
+            None => Some(stacks::ROOT),
+            known => known,
+        };
+        for frame in self.frames.get_mut(self.interned..self.depth).unwrap_or(&mut []) {
+            node = node.and_then(|parent| stacks::intern(arena, window, parent, frame.key()));
+            let Some(found) = node else { return 0 };
+            frame.node = found;
+            self.interned += 1;
+        }
+        node.map_or(0, |node| stacks::stack_of(arena, window, node))
     }
 
     #[inline(always)]
@@ -432,7 +458,7 @@ impl Walker {
         let stack = match self.known_stack(sum) {
             Some(stack) => stack,
             None => {
-                let stack = intern(context, frames.iter().rev(), truncated);
+                let stack = intern_foreign(context, frames.iter().rev(), truncated);
                 self.learn(sum, stack);
                 stack
             }
@@ -449,7 +475,7 @@ fn new_frame(at: Caller, rule: Packed, module: u16) -> Frame {
         _ if unpacked.bp == Bp::AtOwn => Needs::FramePointer,
         _ => Needs::Nothing,
     };
-    Frame { at, rule, needs, module, term: 0 }
+    Frame { at, rule, needs, module, node: 0, term: 0 }
 }
 
 /// A frame's contribution to its stack's sum (the finaliser of SplitMix64).
@@ -464,7 +490,7 @@ fn term(key: u64, position: usize) -> u64 {
 /// The number of the stack of these frames, outermost first.
 #[cold]
 #[inline(never)]
-fn intern<'a>(context: Context<'_>, frames: impl Iterator<Item = &'a Frame>, truncated: bool) -> u32 {
+fn intern_foreign<'a>(context: Context<'_>, frames: impl Iterator<Item = &'a Frame>, truncated: bool) -> u32 {
     let Context { arena, window, .. } = context;
     let mut node = Some(stacks::ROOT);
     if truncated {
