@@ -1,9 +1,11 @@
 //! Byte parsers for `/proc`: no allocation per line, nothing trusted, the root directory a parameter.
 
 mod cgroup;
+mod maps;
 mod stat;
 
 pub use cgroup::memory_headroom;
+pub use maps::Mapping;
 pub use stat::{Stat, resident_bytes, stat};
 
 use std::path::PathBuf;
