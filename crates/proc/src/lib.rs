@@ -1,10 +1,16 @@
 //! Byte parsers for `/proc`: no allocation per line, nothing trusted, the root directory a parameter.
 
 mod cgroup;
+mod maps;
+mod process;
 mod stat;
+mod status;
 
 pub use cgroup::memory_headroom;
+pub use maps::{Mapping, maps};
+pub use process::{Rollup, auxv, cmdline, comm, executable, parse_auxv, rollup, tasks};
 pub use stat::{Stat, resident_bytes, stat};
+pub use status::{Status, status};
 
 use std::path::PathBuf;
 
@@ -20,7 +26,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The content is not what the kernel documents.
-    #[error("{}: {item} is missing or not a number", path.display())]
+    #[error("{}: {item} is missing or not understood", path.display())]
     Format {
         /// What was read.
         path: PathBuf,

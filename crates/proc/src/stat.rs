@@ -12,6 +12,8 @@ pub struct Stat {
     pub parent: u32,
     /// Start time in clock ticks since boot; with the pid, it identifies the process.
     pub start_ticks: u64,
+    /// The signal that its parent gets at its end; 0 for none.
+    pub exit_signal: u32,
     /// Wait status, meaningful for a zombie; 0 where it may not be read.
     pub exit_code: u32,
 }
@@ -42,9 +44,11 @@ fn parse_stat(text: &[u8]) -> Result<Stat, &'static str> {
     let parent = number(fields.next()).ok_or("the parent")? as u32;
     // Field 22; the parent was field 4.
     let start_ticks = number(fields.nth(17)).ok_or("the start time")?;
+    // Field 38; a thread that is not the first has -1, a process usually SIGCHLD.
+    let exit_signal = number(fields.nth(15)).unwrap_or(libc::SIGCHLD as u64) as u32;
     // Field 52; kernels before 3.5 lack it.
-    let exit_code = number(fields.nth(29)).unwrap_or(0) as u32;
-    Ok(Stat { state, parent, start_ticks, exit_code })
+    let exit_code = number(fields.nth(13)).unwrap_or(0) as u32;
+    Ok(Stat { state, parent, start_ticks, exit_signal, exit_code })
 }
 
 /// Resident set size in bytes, from `/proc/PID/statm` under `root`.
@@ -90,6 +94,7 @@ mod tests {
         let parent: u32 = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
         assert_eq!(own.parent, parent);
         assert!(own.start_ticks > 0);
+        assert_eq!(own.exit_signal, libc::SIGCHLD as u32);
         assert!(!own.has_ended());
     }
 
@@ -98,6 +103,10 @@ mod tests {
         let text = b"7 (a) R 1 (b) Z 3 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 77 0 0";
         let parsed = parse_stat(text).unwrap();
         assert_eq!((parsed.state, parsed.parent), (b'Z', 3));
+        let mut text = text.to_vec();
+        text.extend((25..=52).flat_map(|field| format!(" {field}").into_bytes()));
+        let parsed = parse_stat(&text).unwrap();
+        assert_eq!((parsed.start_ticks, parsed.exit_signal, parsed.exit_code), (77, 38, 52));
         assert!(parse_stat(b"7 (a").is_err());
         assert!(parse_stat(b"").is_err());
     }

@@ -1,0 +1,1 @@
+//! The live blocks of a process, from its allocator's own structures.

@@ -1,0 +1,1 @@
+//! Leak records: lost blocks by kind and stack, suppressions, comparisons over time.

@@ -1,0 +1,31 @@
+//! Which blocks nothing points to any more: blocks, roots and memory in, memcheck's four kinds of leak out. No I/O.
+
+mod blocks;
+
+pub use blocks::{Block, Blocks, BlocksBuilder};
+
+use std::ops::Range;
+
+/// Memcheck's kinds of leak (memcheck manual, 4.2.8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Kind {
+    /// A chain of pointers to starts of blocks leads from a root to it.
+    Reachable,
+    /// Every chain from a root has a pointer into the middle of a block.
+    Possible,
+    /// Nothing but lost blocks leads to it.
+    Indirect,
+    /// Nothing leads to it (or it was chosen to stand for a cycle).
+    Definite,
+}
+
+/// Where pointers are looked for first.
+#[derive(Debug, Clone, Default)]
+pub struct Roots {
+    /// Memory: aligned words in it are looked at. Ranges may overlap heap memory; words in blocks and in the heap
+    /// areas handed in beside them are not roots.
+    pub ranges: Vec<Range<u64>>,
+    /// Values: registers and such.
+    pub words: Vec<u64>,
+}
