@@ -98,6 +98,13 @@ const TCACHE_30: Tcache = Tcache { chunk: 0x290, count: 2, bins: 64, slots: fals
 const TCACHE_42: Tcache = Tcache { chunk: 0x300, count: 2, bins: 76, slots: true };
 
 impl Tcache {
+    /// Whether a chunk of this size can hold the structure. malloc gives 16 bytes more where the rest of a free chunk
+    /// would be no chunk, and 2.43 pads twice where it knows the arena.
+    pub(crate) fn is_chunk(&self, size: u64) -> bool {
+        let largest = self.chunk + if self.slots { 0x20 } else { 0x10 };
+        size >= self.chunk && size <= largest
+    }
+
     /// Whether a chunk of this size belongs into the list `index`. Lists 0 to 63 hold one size each; those of 2.42 and
     /// later behind them all sizes of one power of two.
     pub(crate) fn fits(&self, index: u64, size: u64) -> bool {

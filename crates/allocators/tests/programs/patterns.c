@@ -1,6 +1,7 @@
 /* Allocates and frees in every way that glibc keeps memory in, over several threads, and says what is live.
    It takes no memory for its own account: the table is static. */
 #include <malloc.h>
+#include <sys/mman.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -106,8 +107,11 @@ static void *brief(void *argument)
 
 int main(int argc, char **argv)
 {
+#ifdef STATIC
+    void *first = keep(malloc(1), "first");
+#endif
     int threads = argc > 1 ? atoi(argv[1]) : 4;
-    if (argc > 2 && atoi(argv[2])) {
+    if (argc > 2 && atoi(argv[2]) == 1) {
         /* Somebody else moves the break, by an odd amount. */
         churn(5, 3000);
         char *foreign = sbrk(12345);
@@ -115,6 +119,11 @@ int main(int argc, char **argv)
         for (int i = 0; i < 4000; i++) keep(malloc(100), "after-sbrk");
         sbrk(4096);
         for (int i = 0; i < 4000; i++) keep(malloc(100), "after-sbrk");
+    }
+    /* No room for the break: malloc takes to mmap, and its arena is in pieces. */
+    if (argc > 2 && atoi(argv[2]) == 2) {
+        char *end = sbrk(0);
+        mmap((char *)(((uintptr_t)end + 4095) & -4096l), 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
     }
     churn(42, 50000);
     fixed();
@@ -131,13 +140,14 @@ int main(int argc, char **argv)
     setvbuf(stdout, buffer, _IOFBF, sizeof buffer);
     for (size_t i = 0; i < used; i++)
         printf("B %lx %zu %s\n", (long)table[i].block, malloc_usable_size(table[i].block), table[i].what);
-#if __GLIBC__ == 2 && __GLIBC_MINOR__ >= 33
+#ifndef OLD
     struct mallinfo2 info = mallinfo2();
-#else
-    struct mallinfo info = mallinfo();
-#endif
     printf("V mapped_blocks %zu\nV mapped_bytes %zu\nV main_system %zu\nV main_free %zu\nV main_fastbins %zu\nV main_top %zu\n",
            (size_t)info.hblks, (size_t)info.hblkhd, (size_t)info.arena, (size_t)info.fordblks, (size_t)info.fsmblks, (size_t)info.keepcost);
+#endif
+#ifdef STATIC
+    printf("V first %zu\n", (size_t)first);
+#endif
     printf("END\n");
     fflush(stdout);
     for (;;) pause();

@@ -68,6 +68,11 @@ impl Running {
         self.child.id()
     }
 
+    /// Whether a block was allocated by a static executable's start-up code, as it lies before main's first.
+    pub fn is_before_main(&self, address: u64) -> bool {
+        self.said.get("first").is_some_and(|&first| address < first && first - address < 0x2000)
+    }
+
     /// A snapshot; the program stays stopped by SIGSTOP.
     pub fn snapshot(&self) -> Snapshot {
         snapshot(self.pid())
