@@ -1,0 +1,387 @@
+//! glibc's malloc from outside: every chunk in use, and every one that only looks so.
+//!
+//! Invariants of what is read (malloc/malloc.c, 2.26 to 2.43):
+//! - chunks of a heap follow each other without gaps; a chunk is free if the next one's `PREV_INUSE` is clear, and then
+//!   the next one's `prev_size` is its size;
+//! - chunks in fastbins (until 2.42) and in per-thread caches are free, but keep that bit;
+//! - main heap: `brk` memory up to `top`, with fenceposts where somebody else moved the break; other arenas: heaps
+//!   aligned to 64 MiB, chained from the newest back; large chunks: mappings of their own.
+
+mod areas;
+mod arena;
+mod chain;
+mod layout;
+mod lists;
+mod locate;
+mod mmapped;
+mod params;
+mod regions;
+mod threads;
+mod version;
+
+pub use layout::Version;
+pub(crate) use version::{Banner, banner};
+
+use crate::code::AllocatorCode;
+use crate::error::Error;
+use crate::modules::Module;
+use crate::read::Cache;
+use crate::recognise::{Allocator, libraries};
+use areas::Areas;
+use chain::{Region, Totals, Walker};
+use layout::{HEADER, Layout};
+use leakscope_reach::Block;
+use leakscope_target::Snapshot;
+use lists::Cached;
+use std::ops::Range;
+
+/// What to use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WalkOptions {
+    /// Look for `main_arena` in the library's symbols and in separate debug symbols first. Without, or where there are
+    /// none, it is found by its structure.
+    pub debug_symbols: bool,
+    /// Take the layout of this version rather than of what the library says of itself.
+    pub version: Option<Version>,
+}
+
+impl Default for WalkOptions {
+    fn default() -> WalkOptions {
+        WalkOptions { debug_symbols: true, version: None }
+    }
+}
+
+/// One arena. Bytes are those of chunks with their headers, so that in use, free, cached and top add up to
+/// `system_bytes`, less what the arena itself and fenceposts take.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ArenaSummary {
+    /// Address of its `malloc_state`.
+    pub address: u64,
+    /// Its memory: pieces of the `brk` heap, or heaps.
+    pub heaps: Vec<Range<u64>>,
+    /// What it took from the kernel, by its own account (`system_mem`).
+    pub system_bytes: u64,
+    /// Chunks in use.
+    pub inuse_bytes: u64,
+    /// How many.
+    pub inuse_blocks: u64,
+    /// Free chunks other than those below.
+    pub free_bytes: u64,
+    /// Chunks in threads' caches.
+    pub tcache_bytes: u64,
+    /// Chunks in fastbins.
+    pub fastbin_bytes: u64,
+    /// The top chunk.
+    pub top_bytes: u64,
+    /// Somebody was in the middle of an operation.
+    pub mutex_locked: bool,
+}
+
+/// What a walk found beside the blocks.
+#[derive(Debug, Clone, Default)]
+pub struct Heap {
+    /// All arenas, the main one first (of each C library, if there are several).
+    pub arenas: Vec<ArenaSummary>,
+    /// All memory of heaps, mmapped chunks' mappings included, by address: words in it outside blocks are not roots.
+    pub areas: Vec<Range<u64>>,
+    /// Addresses of blocks that are the C library's or the loader's own (per-thread caches, TLS), by address: roots, and
+    /// never leaks.
+    pub own: Vec<u64>,
+    /// Blocks, all given to the sink too, that may be free or half of one, because an operation was in progress: roots,
+    /// and never leaks. By address.
+    pub ambiguous: Vec<Block>,
+    /// Chunks with a mapping of their own.
+    pub mmapped_blocks: u64,
+    /// Bytes of their mappings.
+    pub mmapped_bytes: u64,
+    /// What was inconsistent, in sentences; empty if nothing was. Try again with a new snapshot.
+    pub torn: Vec<String>,
+    /// The C library's version, if it says it.
+    pub version: Option<Version>,
+    /// What a reader must know to judge the result.
+    pub notes: Vec<String>,
+}
+
+impl Heap {
+    /// Whether anything was inconsistent, so that another snapshot may give a better answer.
+    pub fn is_torn(&self) -> bool {
+        !self.torn.is_empty()
+    }
+}
+
+/// Lists every block in use of glibc's malloc: address that the program has, and usable size. Blocks come by address
+/// within each heap, heap by heap, each once.
+///
+/// # Errors
+/// If there is no glibc, its version is too old, or its main arena cannot be found.
+pub fn walk(snapshot: &Snapshot, options: &WalkOptions, mut sink: impl FnMut(Block)) -> Result<Heap, Error> {
+    let libraries = libraries(snapshot);
+    let Some(first) = libraries.first() else {
+        let modules = crate::modules::modules(snapshot).len();
+        return Err(Error::NoAllocator { pid: snapshot.pid, modules });
+    };
+    let writable = Areas::writable(snapshot);
+    let code = AllocatorCode::new(snapshot);
+    let mut suspects = Cached::default();
+    for word in snapshot.threads.iter().flat_map(|thread| code.held(snapshot, thread)) {
+        // Either the block's address or its chunk's is in the thread's hands.
+        if word % 16 == 0 && writable.contains(word) {
+            suspects.push(word, false);
+            suspects.push(word.wrapping_sub(HEADER), false);
+        }
+    }
+    suspects.finish();
+
+    let mut heap = Heap { version: options.version.or(first.1.version), ..Heap::default() };
+    let mut parts = Vec::new();
+    let mut failure = None;
+    for (module, banner) in &libraries {
+        match Part::read(snapshot, module, options.version.or(banner.version), options, &writable, &mut heap)
+        {
+            Ok(part) => parts.push(part),
+            Err(error) => failure = failure.or(Some(error)),
+        }
+    }
+    match (parts.is_empty(), failure) {
+        (true, Some(error)) => return Err(error),
+        (false, Some(error)) => heap.notes.push(format!("one of several C libraries is left out: {error}")),
+        _ => {}
+    }
+
+    let mut torn = chain::Torn::default();
+    let all = Areas::new(parts.iter().flat_map(|part| part.memory()).collect());
+    let layout = parts.first().map_or(Layout::of(Version::NEWEST), |part| part.layout);
+    let expected = parts.iter().map(|part| part.mapped).try_fold(params::Mapped::default(), |sum, mapped| {
+        let mapped = mapped?;
+        Some(params::Mapped { count: sum.count + mapped.count, bytes: sum.bytes.checked_add(mapped.bytes)? })
+    });
+    let mapped = mmapped::find(snapshot, &layout, &all, expected);
+
+    let mut cached = Cached::default();
+    for part in &parts {
+        part.caches(snapshot, &writable, &mut cached, &mut heap, &mut torn);
+    }
+    let twice = cached.finish();
+    if twice > 0 {
+        torn.add(|| format!("{twice} chunks are in more than one list of free chunks"));
+    }
+
+    let mut walker = Walker::new(&*snapshot.memory, &cached, &suspects, &mut sink);
+    let mut areas = Vec::new();
+    for part in &parts {
+        part.walk(&mut walker, &mut areas, &mut heap.arenas);
+    }
+    for chunk in &mapped.chunks {
+        areas.push(chunk.area.clone());
+        if !cached.contains(chunk.address) {
+            heap.mmapped_blocks += 1;
+            let block = Block { address: chunk.address + HEADER, size: layout.mmapped_usable(chunk.size) };
+            walker.single(chunk.address, block);
+        }
+        heap.mmapped_bytes += chunk.area.end - chunk.area.start;
+    }
+    heap.ambiguous = std::mem::take(&mut walker.ambiguous);
+    let walked = std::mem::take(&mut walker.torn);
+    heap.ambiguous.sort_unstable();
+    heap.torn.extend(walked.finish());
+    heap.torn.extend(torn.finish());
+    check_mapped(&mut heap, &mapped, expected);
+    let areas = Areas::new(areas);
+    heap.own.extend(threads::loader_blocks(snapshot, &areas));
+    heap.own.sort_unstable();
+    heap.own.dedup();
+    heap.areas = areas.into_ranges();
+    Ok(heap)
+}
+
+/// Compares the mmapped chunks found with what malloc counts.
+fn check_mapped(heap: &mut Heap, found: &mmapped::Found, expected: Option<params::Mapped>) {
+    let count = found.chunks.len() as u64;
+    match expected {
+        Some(expected) if (expected.count, expected.bytes) == (count, heap.mmapped_bytes) => {}
+        Some(expected) => heap.torn.push(format!(
+            "malloc counts {} mmapped chunks of {} bytes, {count} of {} bytes were found",
+            expected.count, expected.bytes, heap.mmapped_bytes
+        )),
+        None if found.skipped > 0 => heap.notes.push(format!(
+            "mmapped chunks were looked for, but not on {} pages within large mappings",
+            found.skipped
+        )),
+        None => {}
+    }
+}
+
+/// One C library's heap.
+struct Part {
+    layout: Layout,
+    main: arena::Arena,
+    regions: Vec<Region>,
+    /// With each its heaps, the newest first.
+    others: Vec<(arena::Arena, Vec<arena::Heap>)>,
+    mapped: Option<params::Mapped>,
+}
+
+impl Part {
+    fn read(
+        snapshot: &Snapshot,
+        module: &Module,
+        version: Option<Version>,
+        options: &WalkOptions,
+        writable: &Areas,
+        heap: &mut Heap,
+    ) -> Result<Part, Error> {
+        let memory = &*snapshot.memory;
+        if let Some(what) = crate::elf::foreign(memory, module) {
+            return Err(Error::Foreign { pid: snapshot.pid, module: module.display(), what });
+        }
+        if let Some(version) = version.filter(|&version| version < Version::OLDEST) {
+            return Err(Error::TooOld {
+                pid: snapshot.pid,
+                module: module.display(),
+                version: version.to_string(),
+            });
+        }
+        match version {
+            None => heap.notes.push(format!(
+                "{} does not say its version; the layout was found by trying",
+                module.display()
+            )),
+            Some(version) if version > Version::NEWEST => heap.notes.push(format!(
+                "glibc {version} is newer than {}, and was read like it; check the result",
+                Version::NEWEST
+            )),
+            Some(_) => {}
+        }
+        let found = locate::main_arena(snapshot, module, version, writable, options.debug_symbols);
+        let located = found.map_err(|tried| Error::MainArena {
+            pid: snapshot.pid,
+            module: module.display(),
+            version: version.map_or_else(|| "unknown version".to_owned(), |version| version.to_string()),
+            tried,
+        })?;
+        let layout = located.layout;
+        heap.notes.push(format!(
+            "main_arena of {} was found at {:#x} {}",
+            module.display(),
+            located.arena.address,
+            located.how
+        ));
+        let (ring, closed) = arena::ring(memory, &located.arena, &layout, writable);
+        if !closed {
+            heap.torn.push("the ring of arenas is not closed".to_owned());
+        }
+        let mut others = Vec::new();
+        for arena in ring {
+            let (heaps, whole) = arena::heaps(memory, &arena, &layout, writable);
+            if !whole {
+                heap.torn.push(format!("the heaps of the arena at {:#x} are not all linked", arena.address));
+            }
+            others.push((arena, heaps));
+        }
+        for arena in [&located.arena]
+            .into_iter()
+            .chain(others.iter().map(|(arena, _)| arena))
+            .filter(|arena| arena.locked)
+        {
+            heap.torn.push(format!("an operation on the arena at {:#x} is in progress", arena.address));
+        }
+        let taken =
+            Areas::new(others.iter().flat_map(|(_, heaps)| heaps.iter().map(arena::Heap::area)).collect());
+        let regions = regions::main(snapshot, &located.arena, &layout, writable, &taken, heap);
+        let mapped = regions.first().and_then(|region| params::mapped(memory, module, region.start));
+        Ok(Part { layout, main: located.arena, regions, others, mapped })
+    }
+
+    /// All ranges that chunks can be in.
+    fn memory(&self) -> Vec<Range<u64>> {
+        let main = self.regions.iter().map(|region| region.start..region.end);
+        main.chain(self.others.iter().flat_map(|(_, heaps)| heaps.iter().map(arena::Heap::area))).collect()
+    }
+
+    /// Collects chunks in fastbins and per-thread caches.
+    fn caches(
+        &self,
+        snapshot: &Snapshot,
+        writable: &Areas,
+        cached: &mut Cached,
+        heap: &mut Heap,
+        torn: &mut chain::Torn,
+    ) {
+        let areas = Areas::new(self.memory());
+        let mut cache = Cache::new(&*snapshot.memory);
+        for arena in [&self.main].into_iter().chain(self.others.iter().map(|(arena, _)| arena)) {
+            for list in lists::fastbins(&mut cache, arena, &self.layout, &areas, cached) {
+                torn.add(|| format!("fastbin {list} of the arena at {:#x} does not end", arena.address));
+            }
+        }
+        let mut arenas: Vec<u64> = self.others.iter().map(|(arena, _)| arena.address).collect();
+        arenas.push(self.main.address);
+        arenas.sort_unstable();
+        let caches = threads::caches(snapshot, &mut cache, &self.layout, &areas, writable, &arenas);
+        for message in caches.torn {
+            torn.add(|| message);
+        }
+        if caches.unknown > 0 {
+            heap.notes.push(format!(
+                "the thread pointers of {} threads are unknown; chunks in their caches count as in use",
+                caches.unknown
+            ));
+        }
+        for (address, contents) in caches.found {
+            heap.own.push(address);
+            for chunk in contents.chunks {
+                cached.push(chunk, false);
+            }
+        }
+    }
+
+    fn walk(&self, walker: &mut Walker, areas: &mut Vec<Range<u64>>, summaries: &mut Vec<ArenaSummary>) {
+        let mut totals = Totals::default();
+        let mut pieces = Vec::new();
+        for region in &self.regions {
+            pieces.extend(walker.region(region, &mut totals));
+        }
+        areas.extend(pieces.iter().cloned());
+        summaries.push(summary(&self.main, pieces, totals));
+        for (arena, heaps) in &self.others {
+            let mut totals = Totals::default();
+            let mut pieces = Vec::new();
+            for heap in heaps.iter().rev() {
+                let start = heap.start.saturating_add(self.layout.heap_info);
+                let start =
+                    if start == arena.address { self.layout.first_chunk_behind(start) } else { Some(start) };
+                let region = Region {
+                    start: start.unwrap_or(heap.end()),
+                    end: heap.end(),
+                    top: (heap.start..heap.end()).contains(&arena.top).then_some(arena.top),
+                    main: false,
+                };
+                walker.region(&region, &mut totals);
+                pieces.push(heap.area());
+            }
+            areas.extend(pieces.iter().cloned());
+            summaries.push(summary(arena, pieces, totals));
+        }
+    }
+}
+
+fn summary(arena: &arena::Arena, heaps: Vec<Range<u64>>, totals: Totals) -> ArenaSummary {
+    ArenaSummary {
+        address: arena.address,
+        heaps,
+        system_bytes: arena.system_mem,
+        inuse_bytes: totals.inuse_bytes,
+        inuse_blocks: totals.inuse_blocks,
+        free_bytes: totals.free_bytes,
+        tcache_bytes: totals.tcache_bytes,
+        fastbin_bytes: totals.fastbin_bytes,
+        top_bytes: totals.top_bytes,
+        mutex_locked: arena.locked,
+    }
+}
+
+impl crate::Error {
+    pub(crate) fn unsupported(snapshot: &Snapshot, allocator: Allocator, module: String) -> Error {
+        Error::Unsupported { pid: snapshot.pid, allocator, module }
+    }
+}
