@@ -1,8 +1,22 @@
 //! Which blocks nothing points to any more: blocks, roots and memory in, memcheck's four kinds of leak out. No I/O.
 
 mod blocks;
+mod cliques;
+mod findings;
+mod graph;
+mod heuristics;
+mod lookup;
+mod mark;
+mod ranges;
+mod scan;
+mod threads;
+mod words;
 
-pub use blocks::{Block, Blocks, BlocksBuilder};
+pub use blocks::{Block, BlocksBuilder};
+pub use findings::{Count, Findings};
+pub use heuristics::{Heuristic, Heuristics};
+pub use lookup::{Blocks, Iter};
+pub use scan::{Heap, OnProgress, Options, Progress, Step, scan};
 
 use std::ops::Range;
 
@@ -28,4 +42,7 @@ pub struct Roots {
     pub ranges: Vec<Range<u64>>,
     /// Values: registers and such.
     pub words: Vec<u64>,
+    /// Indices of blocks that are never leaks whatever points to them (the C library's own, suppressed ones): they
+    /// are reachable, and so is what hangs off them.
+    pub blocks: Vec<usize>,
 }

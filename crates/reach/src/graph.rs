@@ -1,0 +1,282 @@
+//! Which block points to which, found in one pass over memory in the order of addresses.
+//!
+//! Following pointers through another process's memory would read it block by block in random order, a system call
+//! each. So memory is read once, front to back, and the pointers that hit blocks are kept: four bytes for each, of up
+//! to [`FULL`] - 1 per block. A block with more is read again when it is its turn; a system call is cheap for so many.
+
+use crate::heuristics::{Judge, Scratch, Via};
+use crate::words::{BUFFER, Reader};
+use crate::{Block, Blocks};
+use std::ops::Range;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Blocks whose edges lie together.
+pub(crate) const CHUNK: usize = 4096;
+/// Blocks that share a header: where their edges begin in the chunk, and the number of edges of each in four bits.
+const GROUP: usize = 16;
+const HEADER: usize = 3;
+const HEADERS: usize = CHUNK / GROUP * HEADER;
+/// So many edges or more: not kept.
+const FULL: usize = 15;
+/// Edges kept per block, on average over a chunk, in quarters: of the blocks of a chunk with too many edges, those
+/// with most lose theirs. Bounds the graph to ten bytes per block.
+const QUARTERS: usize = 9;
+/// Larger blocks are not read ahead: reading them when it is their turn costs no more.
+const LARGE: u64 = 64 << 10;
+/// Unused bytes between blocks that are read all the same, rather than with one more system call.
+const MAX_GAP: u64 = 16 << 10;
+
+/// A pointer to a block: its index and, in the lowest three bits, the [`Via`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Edge(u32);
+
+impl From<u32> for Edge {
+    fn from(edge: u32) -> Edge {
+        Edge(edge)
+    }
+}
+
+impl Edge {
+    pub(crate) fn start(target: usize) -> Edge {
+        Edge::new(target, Via::Start)
+    }
+
+    #[inline]
+    pub(crate) fn new(target: usize, via: Via) -> Edge {
+        let via = match via {
+            Via::Start => 0,
+            Via::Interior => 1,
+            Via::Heuristic(heuristic) => 2 + heuristic as u32,
+        };
+        Edge((target as u32) << 3 | via)
+    }
+
+    #[inline]
+    pub(crate) fn target(self) -> usize {
+        (self.0 >> 3) as usize
+    }
+
+    /// The lowest three bits: 0 for a start, 1 for the interior, then the heuristics.
+    #[inline]
+    pub(crate) fn class(self) -> usize {
+        (self.0 & 7) as usize
+    }
+}
+
+/// Edges of a block.
+#[derive(Debug)]
+pub(crate) enum Edges<'a> {
+    Kept(&'a [u32]),
+    /// Read the block again.
+    Unknown,
+}
+
+/// What scanning words takes.
+pub(crate) struct Scan<'a> {
+    pub blocks: &'a Blocks,
+    pub reader: Reader<'a>,
+    pub judge: Judge<'a>,
+    low: u64,
+    span: u64,
+}
+
+/// What one thread needs for it.
+#[derive(Default)]
+pub(crate) struct Hand {
+    pub buffer: Vec<u8>,
+    spare: Vec<u8>,
+    pub scratch: Scratch,
+    batch: Vec<Block>,
+    edges: Vec<u32>,
+    degrees: Vec<u8>,
+}
+
+impl<'a> Scan<'a> {
+    pub(crate) fn new(blocks: &'a Blocks, reader: Reader<'a>, judge: Judge<'a>) -> Scan<'a> {
+        let (low, span) = blocks.bounds();
+        Scan { blocks, reader, judge, low, span }
+    }
+
+    /// The edge that `pointer` is.
+    #[inline]
+    pub(crate) fn edge(&self, pointer: u64, scratch: &mut Scratch) -> Option<Edge> {
+        // Most words are no pointers, and this is all that is done for them.
+        if pointer.wrapping_sub(self.low) >= self.span {
+            return None;
+        }
+        let hit = self.blocks.locate(pointer)?;
+        Some(Edge::new(hit.index, self.judge.via(pointer, hit, scratch)))
+    }
+
+    /// Reads a range and hands over the edges in it.
+    pub(crate) fn edges_in(&self, range: &Range<u64>, hand: &mut Hand, mut take: impl FnMut(Edge)) {
+        let Hand { buffer, scratch, .. } = hand;
+        self.reader.pieces(range, buffer, |_, bytes| {
+            for pointer in self.reader.pointers(bytes) {
+                if let Some(edge) = self.edge(pointer, scratch) {
+                    take(edge);
+                }
+            }
+        });
+    }
+}
+
+/// The edges of all blocks.
+pub(crate) struct Graph {
+    chunks: Vec<OnceLock<Box<[u32]>>>,
+}
+
+impl Graph {
+    pub(crate) fn build(scan: &Scan<'_>, threads: usize, done: &(dyn Fn(usize) + Sync)) -> Graph {
+        let chunks = (0..scan.blocks.len().div_ceil(CHUNK)).map(|_| OnceLock::new()).collect();
+        let graph = Graph { chunks };
+        let next = AtomicUsize::new(0);
+        crate::threads::run(threads, |_| {
+            let mut hand = Hand::default();
+            while let index = next.fetch_add(1, Ordering::Relaxed)
+                && let Some(chunk) = graph.chunks.get(index)
+            {
+                _ = chunk.set(read_chunk(scan, index * CHUNK, &mut hand));
+                done(CHUNK);
+            }
+        });
+        graph
+    }
+
+    /// The edges of a block.
+    #[inline]
+    pub(crate) fn edges(&self, index: usize) -> Edges<'_> {
+        self.kept(index).unwrap_or(Edges::Unknown)
+    }
+
+    #[inline]
+    fn kept(&self, index: usize) -> Option<Edges<'_>> {
+        let chunk = self.chunks.get(index / CHUNK)?.get()?;
+        let header = index % CHUNK / GROUP * HEADER;
+        let &[base, low, high] = chunk.get(header..header + HEADER)? else { return None };
+        let degrees = u64::from(high) << 32 | u64::from(low);
+        let place = index % GROUP * 4;
+        let degree = (degrees >> place & 15) as usize;
+        if degree == FULL {
+            return None;
+        }
+        // The edges of those before it in its group: a sum of four-bit numbers, of which the full ones do not count.
+        let before = degrees & ((1 << place) - 1);
+        let full = (before & before >> 1 & before >> 2 & before >> 3 & 0x1111_1111_1111_1111) * 15;
+        let counted = before ^ full;
+        let bytes = (counted & 0x0f0f_0f0f_0f0f_0f0f) + (counted >> 4 & 0x0f0f_0f0f_0f0f_0f0f);
+        let from = base as usize + (bytes.wrapping_mul(0x0101_0101_0101_0101) >> 56) as usize;
+        chunk.get(from..from + degree).map(Edges::Kept)
+    }
+}
+
+/// The edges of [`CHUNK`] blocks from `first` on: headers, then edges.
+fn read_chunk(scan: &Scan<'_>, first: usize, hand: &mut Hand) -> Box<[u32]> {
+    let mut batch = std::mem::take(&mut hand.batch);
+    batch.clear();
+    hand.edges.clear();
+    hand.degrees.clear();
+    let mut span = 0..0;
+    for block in scan.blocks.iter_from(first).take(CHUNK) {
+        let end = block.end();
+        let near = block.address.saturating_sub(span.end) <= MAX_GAP;
+        if !near || end - span.start > BUFFER as u64 || block.size > LARGE {
+            read_batch(scan, &span, &batch, hand);
+            batch.clear();
+        }
+        if block.size > LARGE {
+            hand.degrees.push(FULL as u8);
+            continue;
+        }
+        if batch.is_empty() {
+            span.start = block.address & !7;
+        }
+        span.end = end;
+        batch.push(block);
+    }
+    read_batch(scan, &span, &batch, hand);
+    hand.batch = batch;
+    limit(hand);
+    pack(hand)
+}
+
+/// Reads blocks that lie near each other at once, and appends their edges.
+fn read_batch(scan: &Scan<'_>, span: &Range<u64>, batch: &[Block], hand: &mut Hand) {
+    if batch.is_empty() {
+        return;
+    }
+    let Hand { buffer, spare, scratch, edges, degrees, .. } = hand;
+    let bytes = scan.reader.fill(span, buffer, spare);
+    for block in batch {
+        let before = edges.len();
+        // At the upper end of the address space nothing is readable anyway: an empty range will do.
+        let from = block.address.checked_next_multiple_of(8).unwrap_or(span.start) - span.start;
+        let to = (block.address.saturating_add(block.size) - span.start) & !7;
+        let words = bytes.get(from as usize..to as usize).unwrap_or_default();
+        let mut degree = 0;
+        for pointer in scan.reader.pointers(words) {
+            let Some(Edge(edge)) = scan.edge(pointer, scratch) else { continue };
+            if degree > 0 && edges.last() == Some(&edge) {
+                continue;
+            }
+            degree += 1;
+            if degree == FULL {
+                edges.truncate(before);
+                break;
+            }
+            edges.push(edge);
+        }
+        degrees.push(degree as u8);
+    }
+}
+
+/// Drops the edges of the blocks with most, until the rest keep within what a chunk may take.
+fn limit(hand: &mut Hand) {
+    let allowed = CHUNK * QUARTERS / 4;
+    if hand.edges.len() <= allowed {
+        return;
+    }
+    let mut histogram = [0; FULL];
+    for &degree in &hand.degrees {
+        if let Some(edges) = histogram.get_mut(usize::from(degree)) {
+            *edges += usize::from(degree);
+        }
+    }
+    let mut sum = 0;
+    let most = histogram.iter().take_while(|&&edges| {
+        sum += edges;
+        sum <= allowed
+    });
+    let most = most.count();
+    let (mut from, mut kept) = (0, 0);
+    for degree in &mut hand.degrees {
+        let count = usize::from(*degree);
+        if count == FULL {
+            continue;
+        }
+        if count < most {
+            hand.edges.copy_within(from..from + count, kept);
+            kept += count;
+        } else {
+            *degree = FULL as u8;
+        }
+        from += count;
+    }
+    hand.edges.truncate(kept);
+}
+
+fn pack(hand: &Hand) -> Box<[u32]> {
+    let mut packed = Vec::with_capacity(HEADERS + hand.edges.len());
+    let mut base = HEADERS;
+    for group in hand.degrees.chunks(GROUP) {
+        let nibbles = group.iter().rev().fold(0u64, |nibbles, &degree| nibbles << 4 | u64::from(degree));
+        packed.extend([base as u32, nibbles as u32, (nibbles >> 32) as u32]);
+        base +=
+            group.iter().map(|&degree| usize::from(degree)).filter(|&degree| degree < FULL).sum::<usize>();
+    }
+    // The last chunk may be short; its edges begin behind the headers all the same.
+    packed.resize(HEADERS, 0);
+    packed.extend_from_slice(&hand.edges);
+    packed.into_boxed_slice()
+}
