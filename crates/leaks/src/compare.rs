@@ -32,7 +32,7 @@ pub struct Comparison {
     /// Time from scan to scan, in seconds.
     pub seconds: f64,
     /// Change of each kind's sum, in bytes and blocks; order of [`KindSet::KINDS`].
-    pub totals: Vec<(Kind, i128, i128)>,
+    pub totals: Vec<(Kind, i64, i64)>,
     /// Lost (definitely or indirectly) in between.
     pub lost: Amount,
     /// The same per minute: bytes.
@@ -77,12 +77,14 @@ pub struct Change {
     pub record: Option<usize>,
     /// Index into the earlier scan's records; none if it is new.
     pub previous: Option<usize>,
+    /// The earlier scan's record, if it is gone.
+    pub was: Option<Box<LeakRecord>>,
     /// The record's kind.
     pub kind: Kind,
     /// More bytes than before.
-    pub bytes: i128,
+    pub bytes: i64,
     /// More blocks than before.
-    pub blocks: i128,
+    pub blocks: i64,
     /// [`Change::bytes`] per minute.
     pub bytes_per_minute: f64,
     /// [`Change::blocks`] per minute.
@@ -124,53 +126,44 @@ pub fn compare(
     lost: impl IntoIterator<Item = LostBetween>,
 ) -> Comparison {
     let per_minute = 60.0 / elapsed.as_secs_f64().max(1e-3);
-    let shown = |records: &'_ [LeakRecord], index: usize| {
-        records.get(index).is_some_and(|record| record.suppressed_by.is_none())
-    };
-    let mut earlier: HashMap<Identity<'_>, usize> = HashMap::new();
-    for (index, record) in
-        previous.records.iter().enumerate().filter(|&(index, _)| shown(previous.records, index))
-    {
-        earlier.entry(identity(record)).or_insert(index);
+    let mut earlier: HashMap<Identity<'_>, (usize, &LeakRecord)> = HashMap::new();
+    for (index, record) in unsuppressed(previous.records) {
+        earlier.entry(identity(record)).or_insert((index, record));
     }
     let mut held = held_by_record(lost);
     let mut changes = Vec::new();
-    for (index, record) in
-        current.records.iter().enumerate().filter(|&(index, _)| shown(current.records, index))
-    {
-        let before = earlier.remove(&identity(record));
-        let old = before.and_then(|before| previous.records.get(before));
-        let bytes = i128::from(record.direct_bytes) - old.map_or(0, |old| i128::from(old.direct_bytes));
-        let blocks = i128::from(record.blocks) - old.map_or(0, |old| i128::from(old.blocks));
+    let mut add = |status, kind, (bytes, blocks), rest: Change| {
+        let (bytes_per_minute, blocks_per_minute) = (bytes as f64 * per_minute, blocks as f64 * per_minute);
+        changes.push(Change { status, kind, bytes, blocks, bytes_per_minute, blocks_per_minute, ..rest });
+    };
+    for (index, record) in unsuppressed(current.records) {
+        let old = earlier.remove(&identity(record));
+        let (old_bytes, old_blocks) = old.map_or((0, 0), |(_, old)| (old.direct_bytes, old.blocks));
+        let more = (difference(record.direct_bytes, old_bytes), difference(record.blocks, old_blocks));
         let held_before = held.remove(&index).unwrap_or_default();
-        let status = match (old, (bytes, blocks)) {
+        let status = match (old, more) {
             (None, _) => ChangeStatus::New,
             (Some(_), (0, 0)) if held_before.is_empty() => continue,
             (Some(_), (bytes, blocks)) if bytes > 0 || (bytes == 0 && blocks >= 0) => ChangeStatus::Grown,
             (Some(_), _) => ChangeStatus::Shrunk,
         };
-        changes.push(change(
+        let previous = old.map(|(index, _)| index);
+        add(
             status,
-            Some(index),
-            before,
             record.kind,
-            (bytes, blocks),
-            per_minute,
-            held_before,
-        ));
+            more,
+            Change { record: Some(index), previous, held_before, ..Change::default() },
+        );
     }
-    for &index in earlier.values() {
-        let Some(record) = previous.records.get(index) else { continue };
-        let less = (-i128::from(record.direct_bytes), -i128::from(record.blocks));
-        changes.push(change(
+    for (index, record) in earlier.into_values() {
+        let less = (difference(0, record.direct_bytes), difference(0, record.blocks));
+        let was = Some(Box::new(record.clone()));
+        add(
             ChangeStatus::Gone,
-            None,
-            Some(index),
             record.kind,
             less,
-            per_minute,
-            Vec::new(),
-        ));
+            Change { previous: Some(index), was, ..Change::default() },
+        );
     }
     changes.sort_by(|a, b| {
         let order = b.bytes.cmp(&a.bytes).then(b.blocks.cmp(&a.blocks)).then(b.kind.cmp(&a.kind));
@@ -180,18 +173,13 @@ pub fn compare(
         .into_iter()
         .map(|kind| {
             let (old, new) = (previous.summary.of(kind), current.summary.of(kind));
-            (
-                kind,
-                i128::from(new.bytes) - i128::from(old.bytes),
-                i128::from(new.blocks) - i128::from(old.blocks),
-            )
+            (kind, difference(new.bytes, old.bytes), difference(new.blocks, old.blocks))
         })
         .collect();
     // A block that hangs off a lost one today may be the leader tomorrow, so the two kinds are taken together.
-    let lost_sum = |of: fn(&(Kind, i128, i128)) -> i128| {
-        let sum: i128 =
-            totals.iter().filter(|total| matches!(total.0, Kind::Definite | Kind::Indirect)).map(of).sum();
-        u64::try_from(sum.max(0)).unwrap_or(u64::MAX)
+    let lost_sum = |of: fn(&(Kind, i64, i64)) -> i64| {
+        let counted = totals.iter().filter(|total| matches!(total.0, Kind::Definite | Kind::Indirect));
+        u64::try_from(counted.map(of).fold(0, i64::saturating_add).max(0)).unwrap_or(u64::MAX)
     };
     let lost = Amount { bytes: lost_sum(|total| total.1), blocks: lost_sum(|total| total.2) };
     Comparison {
@@ -204,26 +192,32 @@ pub fn compare(
     }
 }
 
-fn change(
-    status: ChangeStatus,
-    record: Option<usize>,
-    previous: Option<usize>,
-    kind: Kind,
-    (bytes, blocks): (i128, i128),
-    per_minute: f64,
-    held_before: Vec<HeldBefore>,
-) -> Change {
-    Change {
-        status,
-        record,
-        previous,
-        kind,
-        bytes,
-        blocks,
-        bytes_per_minute: bytes as f64 * per_minute,
-        blocks_per_minute: blocks as f64 * per_minute,
-        held_before,
+/// Records that are reported, with their places.
+fn unsuppressed(records: &[LeakRecord]) -> impl Iterator<Item = (usize, &LeakRecord)> {
+    records.iter().enumerate().filter(|(_, record)| record.suppressed_by.is_none())
+}
+
+impl Default for Change {
+    fn default() -> Change {
+        Change {
+            status: ChangeStatus::New,
+            record: None,
+            previous: None,
+            was: None,
+            kind: Kind::Definite,
+            bytes: 0,
+            blocks: 0,
+            bytes_per_minute: 0.0,
+            blocks_per_minute: 0.0,
+            held_before: Vec::new(),
+        }
     }
+}
+
+/// `new - old`, within what 64 bits hold.
+fn difference(new: u64, old: u64) -> i64 {
+    let difference = i128::from(new) - i128::from(old);
+    i64::try_from(difference).unwrap_or(if new > old { i64::MAX } else { i64::MIN })
 }
 
 /// Sums up lost blocks by record and chain.
