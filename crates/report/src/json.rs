@@ -2,6 +2,10 @@
 //!
 //! The structures here are the schema, borrowed from the profile: a large report is written out as it is made.
 
+mod leaks;
+
+pub use leaks::{leaks_json, write_leaks_json};
+
 use crate::escape::elided;
 use crate::time::rfc3339;
 use leakscope_profile::{

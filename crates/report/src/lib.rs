@@ -1,4 +1,4 @@
-//! Renders a profile: text, JSON, pprof, folded stacks, flame graph.
+//! Renders a profile: text, JSON, pprof, folded stacks, flame graph; and the leaks that a scan found: text, JSON.
 //!
 //! Every renderer is a pure function of a [`Profile`](leakscope_profile::Profile), its
 //! [`Symbols`](leakscope_profile::Symbols) and a few options. Names come from other processes and are hostile: each
@@ -17,10 +17,10 @@ mod units;
 
 pub use flamegraph::flamegraph;
 pub use folded::folded;
-pub use json::{json, write_json};
+pub use json::{json, leaks_json, write_json, write_leaks_json};
 pub use leakscope_profile::View;
 pub use pprof::pprof;
-pub use text::{TextOptions, text};
+pub use text::{LeaksTextOptions, TextOptions, leaks_text, text};
 pub use time::rfc3339;
 pub use units::{bytes, count};
 

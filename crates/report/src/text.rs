@@ -1,11 +1,14 @@
 //! The report for people: the answer in one line, a summary, the largest sites with their stacks.
 
+mod leaks;
 mod paint;
 mod sites;
+mod stack;
 mod summary;
 
 use crate::escape::printable;
 use crate::units::count;
+pub use leaks::{LeaksTextOptions, leaks_text};
 use leakscope_profile::{Kind, MissingDebugInfo, NamedSites, Profile, Symbols, View};
 use paint::Paint;
 use std::fmt::Write;

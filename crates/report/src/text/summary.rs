@@ -1,14 +1,15 @@
 //! The one-line answer and the block of totals.
 
 use super::paint::Paint;
-use super::sites::{blamed, frame_at};
+use super::sites::blamed;
+use super::stack::frame_at;
 use crate::escape::{command_line, printable};
 use crate::sparkline::sparkline;
 use crate::units::{bytes, count, duration, plural, share};
 use leakscope_profile::{End, Kind, NamedSites, Profile};
 use std::fmt::Write;
 
-const COMMAND_LIMIT: usize = 500;
+pub(super) const COMMAND_LIMIT: usize = 500;
 const SPARKLINE_WIDTH: usize = 60;
 
 /// How much was never freed, and where the largest part of it came from. `named` is sorted by bytes in use.
@@ -122,7 +123,7 @@ fn how_it_ended(profile: &Profile) -> String {
 }
 
 /// A signal by its number on x86-64.
-fn signal_name(signal: i32) -> String {
+pub(super) fn signal_name(signal: i32) -> String {
     const NAMES: [&str; 31] = [
         "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
         "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",

@@ -1,6 +1,11 @@
 //! Profiles that several tests render.
 #![allow(dead_code, reason = "each test file uses some of them")]
 
+use leakscope_leaks::{
+    Ages, Amount, BlockSource, Chain, Change, ChangeStatus, Comparison, ContentHint, HeldBefore,
+    Kind as LeakKind, KindSet, LeakRecord, LeakReport, Origin, Outcome, SizeRange, SnapshotKind, Source,
+    Summary, SuppressionUse,
+};
 use leakscope_profile::*;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -174,4 +179,153 @@ pub fn service() -> (Profile, Symbols) {
         reason: "stripped".to_owned(),
     }];
     (profile, symbols)
+}
+
+/// A scan of the service: a cache that lost its lists, a growing set of sessions known only by their class, a thread's
+/// storage, and what is still reachable; compared with a scan a minute before.
+pub fn scan() -> LeakReport {
+    let path: Vec<Frame> = vec![
+        frame("cache_insert", "src/cache.c", 42),
+        inlined(frame("parse_header", "src/http.c", 17)),
+        frame("handle_request(Request const&)", "src/server.c", 120),
+        frame("main", "src/main.c", 9),
+        frame("__libc_start_call_main", "", 0),
+    ];
+    let record = LeakRecord {
+        kind: LeakKind::Definite,
+        bytes: 1_048_600,
+        direct_bytes: 1_048_576,
+        indirect_bytes: 24,
+        indirect_blocks: 1,
+        blocks: 32,
+        stack: path,
+        truncated: false,
+        trimmed: 0,
+        allocator: Some("malloc".to_owned()),
+        type_name: None,
+        sizes: SizeRange { min: 32_768, max: 32_768 },
+        content: Some(ContentHint::MostlyPointers),
+        contents: Some(b"GET / HTTP/1.1\r\n\x1b[31m".to_vec()),
+        holders: Vec::new(),
+        ages: Some(Ages { youngest: Duration::from_secs(3), oldest: Duration::from_secs(7_380) }),
+        examples: vec![0x5555_5575_92a0],
+        suppressed_by: None,
+    };
+    let small = LeakRecord {
+        bytes: 24,
+        direct_bytes: 24,
+        indirect_bytes: 0,
+        indirect_blocks: 0,
+        blocks: 1,
+        sizes: SizeRange { min: 24, max: 24 },
+        content: None,
+        contents: None,
+        ages: None,
+        ..record.clone()
+    };
+    let chain = |blocks| Chain {
+        steps: ["global sessions in service", "Session.cache", "entries[…]"].map(str::to_owned).to_vec(),
+        blocks,
+    };
+    let records = vec![
+        LeakRecord { kind: LeakKind::Indirect, ..small.clone() },
+        LeakRecord {
+            stack: vec![frame("strdup", "", 0)],
+            suppressed_by: Some("mine".to_owned()),
+            ..small.clone()
+        },
+        LeakRecord {
+            kind: LeakKind::Possible,
+            bytes: 320,
+            direct_bytes: 320,
+            stack: vec![Frame {
+                function: Some("pthread_create".to_owned()),
+                module: Some("/usr/lib/x86_64-linux-gnu/libc.so.6".to_owned()),
+                ..Frame::default()
+            }],
+            truncated: true,
+            ..small.clone()
+        },
+        LeakRecord {
+            bytes: 2304,
+            direct_bytes: 2304,
+            blocks: 48,
+            stack: Vec::new(),
+            type_name: Some("net::Session".to_owned()),
+            sizes: SizeRange { min: 40, max: 56 },
+            content: Some(ContentHint::Pointers),
+            examples: vec![0x5555_5575_0010, 0x5555_5575_0050],
+            ..small.clone()
+        },
+        LeakRecord {
+            kind: LeakKind::Reachable,
+            bytes: 500_000,
+            direct_bytes: 500_000,
+            blocks: 5_000,
+            stack: vec![frame("session_new", "src/session.c", 7), frame("main", "src/main.c", 9)],
+            sizes: SizeRange { min: 100, max: 100 },
+            holders: vec![chain(4_990), Chain { steps: vec!["stack of worker()".to_owned()], blocks: 0 }],
+            ..small.clone()
+        },
+        record.clone(),
+    ];
+    let amount = |bytes, blocks| Amount { bytes, blocks };
+    let gone = LeakRecord { stack: vec![frame("tmp_open", "src/tmp.c", 3)], ..small };
+    LeakReport {
+        process: Process { end: End::Running, ..service().0.process },
+        outcome: Outcome::Leaks,
+        errors: KindSet::DEFAULT_ERRORS,
+        source: Source {
+            snapshot: SnapshotKind::Fork,
+            blocks: BlockSource::Allocator { name: "glibc 2.36".to_owned() },
+        },
+        pause: Some(Duration::from_micros(14_500)),
+        scan: Duration::from_millis(230),
+        summary: Summary {
+            definite: amount(1_050_880, 80),
+            indirect: amount(24, 1),
+            possible: amount(320, 1),
+            reachable: amount(500_000, 5_000),
+            suppressed: amount(24, 1),
+        },
+        records,
+        suppressions: vec![SuppressionUse {
+            name: "mine".to_owned(),
+            origin: Origin { path: "/etc/leaks.supp".into(), line: 12 },
+            records: 1,
+            amount: amount(24, 1),
+        }],
+        comparison: Some(Comparison {
+            seconds: 60.0,
+            totals: vec![(LeakKind::Definite, 65_536, 2), (LeakKind::Indirect, 0, 0)],
+            lost: amount(65_536, 2),
+            lost_bytes_per_minute: 65_536.0,
+            lost_blocks_per_minute: 2.0,
+            changes: vec![
+                Change {
+                    status: ChangeStatus::Grown,
+                    record: Some(5),
+                    previous: Some(4),
+                    bytes: 65_536,
+                    blocks: 2,
+                    bytes_per_minute: 65_536.0,
+                    blocks_per_minute: 2.0,
+                    held_before: vec![HeldBefore { chain: chain(2), bytes: 65_536 }],
+                    ..Change::default()
+                },
+                Change {
+                    status: ChangeStatus::Gone,
+                    previous: Some(0),
+                    was: Some(Box::new(gone)),
+                    bytes: -24,
+                    blocks: -1,
+                    bytes_per_minute: -24.0,
+                    blocks_per_minute: -1.0,
+                    ..Change::default()
+                },
+            ],
+        }),
+        notes: vec!["2 chunks were ambiguous: a thread was inside malloc.".to_owned()],
+        missing: service().1.missing,
+    }
 }
