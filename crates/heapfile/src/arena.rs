@@ -1,9 +1,10 @@
 //! The live form as a file: made by the holder, opened by readers.
 
-use crate::layout::{CHUNK, ChunkHeader, MAGIC, Superblock, TICK_MS, VERSION, Window};
+use crate::layout::{CHUNK, ChunkHeader, MAGIC, Shard, Superblock, TICK_MS, UNIT, VERSION, Window};
 use crate::{Error, Snapshot, extract};
 use std::fs::{File, OpenOptions};
 use std::mem::{align_of, size_of};
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -206,6 +207,18 @@ impl Arena {
             return None;
         }
         self.at::<Window>(offset).filter(|window| window.chunk.owner.load(Acquire) == offset)
+    }
+
+    /// Where the process of a window keeps its threads' private states, in its own address space.
+    pub fn private_states(&self, window: u64) -> Vec<Range<u64>> {
+        let Some(window) = self.window(window) else { return Vec::new() };
+        let shards = window.shards.iter().take(window.shard_count.load(Acquire) as usize);
+        let states = shards.filter_map(|units| {
+            let shard: &Shard = self.at(u64::from(units.load(Acquire)) * UNIT)?;
+            let (start, len) = (shard.private.load(Relaxed), shard.private_len.load(Relaxed));
+            (start != 0).then(|| start..start.saturating_add(len))
+        });
+        states.collect()
     }
 
     /// Offsets of all windows in use.

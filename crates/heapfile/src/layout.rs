@@ -324,7 +324,10 @@ pub struct Shard {
     pub freed_bytes: AtomicU64,
     /// Bytes of change not yet added to [`Window::inuse`].
     pub pending: AtomicI64,
-    _pad: [u8; 16],
+    /// Address of the thread's private state in the process, which names blocks: no root for whoever looks for leaks.
+    pub private: AtomicU64,
+    /// Its bytes.
+    pub private_len: AtomicU64,
     /// First level of the directory of counters (units), by stack number / (COUNTER_DIR * COUNTER_PAGE).
     pub counters: [AtomicU32; COUNTER_DIR],
 }

@@ -135,6 +135,8 @@ impl Thread {
         }
         let sequence = window.thread_count.fetch_add(1, Relaxed) + 1;
         shard.sequence.store(sequence, Relaxed);
+        shard.private_len.store(size_of::<Thread>() as u64, Relaxed);
+        shard.private.store(state as u64, Relaxed);
         if let Some(record) = window.threads.get(sequence as usize % THREADS) {
             record.tid.store(0, Relaxed);
             record.sequence.store(sequence, Relaxed);

@@ -127,6 +127,20 @@ pub fn from_snapshot(snapshot: &Snapshot) -> Profile {
     }
 }
 
+/// A profile of nothing but the stacks with these numbers: one site for each, in their order, without counts. For
+/// naming the stacks of single blocks.
+pub fn stacks(snapshot: &Snapshot, numbers: &[u32]) -> Profile {
+    let module_index: HashMap<u32, u32> =
+        snapshot.modules.iter().enumerate().map(|(index, module)| (module.id, index as u32)).collect();
+    let node = |&number: &u32| snapshot.stacks.get(number as usize).map_or(0, |stack| stack.node);
+    Profile {
+        process: process(snapshot),
+        modules: snapshot.modules.iter().map(module).collect(),
+        sites: numbers.iter().map(|number| walk(snapshot, node(number), &module_index)).collect(),
+        ..Profile::default()
+    }
+}
+
 fn add(sum: &mut Counts, counts: &Counts) {
     for (sum, value) in [
         (&mut sum.inuse_bytes, counts.inuse_bytes),

@@ -2,4 +2,4 @@
 
 mod heap_file;
 
-pub use heap_file::{Error, from_snapshot, read_heap_file};
+pub use heap_file::{Error, from_snapshot, read_heap_file, stacks};

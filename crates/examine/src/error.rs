@@ -1,0 +1,28 @@
+//! Why a process could not be examined.
+
+use std::path::PathBuf;
+
+/// Why there is no leak report.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The process could not be frozen or read.
+    #[error(transparent)]
+    Target(#[from] leakscope_target::Error),
+    /// Its blocks could not be listed.
+    #[error(transparent)]
+    Allocator(#[from] leakscope_allocators::Error),
+    /// What was asked for in naming addresses cannot be.
+    #[error(transparent)]
+    Symbols(#[from] leakscope_symbols::Error),
+    /// The tracer's record of the process could not be read.
+    #[error("cannot read the heap file {} of process {pid}: {source}", path.display())]
+    HeapFile {
+        /// The process.
+        pid: u32,
+        /// Its heap file.
+        path: PathBuf,
+        /// Why.
+        source: leakscope_heapfile::Error,
+    },
+}

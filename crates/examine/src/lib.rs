@@ -1,0 +1,131 @@
+//! From a process to its leak report: freezes its memory, lists its blocks, finds which of them nothing points to any
+//! more, names where they came from.
+//!
+//! This is where the parts come together; what each of them does is in its own crate: `leakscope-target` (memory and
+//! threads at one instant), `leakscope-allocators` (blocks from outside), `leakscope-reach` (what is reachable),
+//! `leakscope-leaks` (records and suppressions), `leakscope-symbols` (names).
+
+mod error;
+mod listing;
+mod modules;
+mod report;
+mod roots;
+mod traced;
+
+pub use error::Error;
+pub use traced::{Traced, own_memory};
+
+use leakscope_leaks::{KindSet, LeakReport, Suppressions};
+use leakscope_reach::OnProgress;
+use leakscope_target::{Snapshot, SnapshotOptions, Source, core_file};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How often a heap that was caught in the middle of an operation is looked at again.
+const ATTEMPTS: u32 = 4;
+/// Wait before that.
+const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(20);
+
+/// What to look for, and how.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How the process's memory is frozen.
+    pub snapshot: SnapshotOptions,
+    /// How blocks are followed.
+    pub scan: leakscope_reach::Options,
+    /// Which records are known and harmless.
+    pub suppressions: Suppressions,
+    /// Where names come from.
+    pub symbols: leakscope_symbols::Options,
+    /// Kinds that will be shown: reachable blocks are only named if they are among them.
+    pub shown: KindSet,
+    /// Kinds that count as errors.
+    pub errors: KindSet,
+    /// Whether the report holds the first bytes of a block of each record. They can be secrets.
+    pub contents: bool,
+}
+
+impl Default for Options {
+    /// As memcheck does it by default, with the built-in suppressions.
+    fn default() -> Options {
+        Options {
+            snapshot: SnapshotOptions::default(),
+            scan: leakscope_reach::Options::default(),
+            suppressions: Suppressions::built_in(),
+            symbols: leakscope_symbols::Options::default(),
+            shown: KindSet::DEFAULT_SHOWN,
+            errors: KindSet::DEFAULT_ERRORS,
+            contents: false,
+        }
+    }
+}
+
+/// Examines a running process, traced or not. It is frozen for a moment, or, where a frozen copy cannot be made, for the
+/// whole scan.
+///
+/// # Errors
+/// If it cannot be frozen or read, or its blocks cannot be listed. It runs on unharmed in any case.
+pub fn process(pid: u32, options: &Options, progress: Option<OnProgress<'_>>) -> Result<LeakReport, Error> {
+    let mut attempt = 1;
+    loop {
+        let began = Instant::now();
+        let snapshot = leakscope_target::snapshot(pid, &options.snapshot)?;
+        let traced = match traced::find(&snapshot) {
+            Some(Ok(mut traced)) => {
+                traced.exact = snapshot.source == Source::Stopped;
+                Some(traced)
+            }
+            Some(Err((path, source))) => return Err(Error::HeapFile { pid, path, source }),
+            None => None,
+        };
+        let listing = listing::list(&snapshot, traced.as_ref())?;
+        if !listing.torn.is_empty() && attempt < ATTEMPTS {
+            drop(snapshot);
+            std::thread::sleep(BETWEEN_ATTEMPTS * attempt);
+            attempt += 1;
+            continue;
+        }
+        let source = snapshot.source;
+        let pause = snapshot.pause;
+        let mut report = report::make(&snapshot, listing, traced.as_ref(), options, progress)?;
+        drop(snapshot);
+        report.pause = pause.or_else(|| (source == Source::Stopped).then(|| began.elapsed()));
+        if attempt > 1 {
+            report.notes.push(format!(
+                "the process was looked at {attempt} times, since it was in the middle of an allocation before"
+            ));
+        }
+        return Ok(report);
+    }
+}
+
+/// Examines a core file. `executable` is the program, if it is not where the core file says; `root` is where the paths of
+/// its libraries are looked up.
+///
+/// # Errors
+/// If the core file cannot be read, or the blocks in it cannot be listed.
+pub fn core(
+    path: &Path,
+    executable: Option<&Path>,
+    root: &Path,
+    options: &Options,
+    progress: Option<OnProgress<'_>>,
+) -> Result<LeakReport, Error> {
+    let snapshot = core_file::open(path, executable, root)?;
+    let listing = listing::list(&snapshot, None)?;
+    report::make(&snapshot, listing, None, options, progress)
+}
+
+/// Examines a snapshot that the caller has taken, such as of a process at its end.
+///
+/// # Errors
+/// If its blocks cannot be listed, or names that were asked for cannot be had.
+pub fn snapshot(
+    snapshot: &Snapshot,
+    traced: Option<&Traced>,
+    options: &Options,
+    progress: Option<OnProgress<'_>>,
+) -> Result<LeakReport, Error> {
+    let listing = listing::list(snapshot, traced)?;
+    report::make(snapshot, listing, traced, options, progress)
+}

@@ -1,0 +1,155 @@
+//! From blocks to a report: the scan, records, names.
+
+use crate::listing::Listing;
+use crate::traced::Traced;
+use crate::{Error, Options, modules, roots};
+use leakscope_heapfile::layout::TICK_MS;
+use leakscope_leaks::{
+    BlockSource, Collector, FoundBlock, Kind, LeakReport, Names, Outcome, SnapshotKind, Stack, content,
+};
+use leakscope_profile::{MissingDebugInfo, formats};
+use leakscope_reach::{Blocks, Findings, Heap, OnProgress, scan};
+use leakscope_symbols::symbolize;
+use leakscope_target::{Snapshot, Source};
+use std::time::{Duration, Instant};
+
+/// Bytes of a block that its content hint is judged by, and that are kept if contents are asked for.
+const LOOKED_AT: usize = 4096;
+const KEPT: usize = 256;
+
+/// Scans a snapshot and reports.
+pub(crate) fn make(
+    snapshot: &Snapshot,
+    listing: Listing,
+    traced: Option<&Traced>,
+    options: &Options,
+    progress: Option<OnProgress<'_>>,
+) -> Result<LeakReport, Error> {
+    let began = Instant::now();
+    let mut roots = roots::roots(snapshot, traced);
+    roots.blocks = listing.held;
+    let heap = Heap {
+        memory: &*snapshot.memory,
+        blocks: &listing.blocks,
+        areas: &listing.areas,
+        mappings: &snapshot.mappings,
+        roots: &roots,
+    };
+    let findings = scan(&heap, &options.scan, progress);
+    let scan_time = began.elapsed();
+
+    let mut collector = Collector::default();
+    let found = found_blocks(&listing.blocks, &findings, traced);
+    found.for_each(|block| collector.add(&block));
+    let wanted = collector.stacks(|kind| kind != Kind::Reachable || options.shown.contains(kind));
+    let (stacks, missing) = match traced {
+        Some(traced) => name_stacks(traced, &wanted, options)?,
+        None => (Vec::new(), Vec::new()),
+    };
+    let types: Vec<String> = Vec::new();
+    let names = Names { stacks: &stacks, types: &types };
+    let merged = collector.finish(&names, &options.suppressions);
+
+    let process = match traced {
+        Some(traced) => {
+            let mut process = modules::process(snapshot);
+            if process.command.is_empty() {
+                process = formats::stacks(&traced.heap, &[]).process;
+            }
+            process
+        }
+        None => modules::process(snapshot),
+    };
+    let mut report = LeakReport {
+        process,
+        outcome: Outcome::of(&merged.summary, options.errors),
+        errors: options.errors,
+        scan: scan_time,
+        summary: merged.summary,
+        records: merged.records,
+        suppressions: merged.suppressions,
+        notes: snapshot.notes.iter().cloned().chain(listing.notes).collect(),
+        missing,
+        ..LeakReport::default()
+    };
+    report.source.snapshot = match snapshot.source {
+        Source::Fork => SnapshotKind::Fork,
+        Source::Stopped => SnapshotKind::Stopped,
+        Source::Core => SnapshotKind::Core,
+    };
+    report.source.blocks = listing.source;
+    for torn in &listing.torn {
+        report
+            .notes
+            .push(format!("the heap was in use while it was frozen: {torn}; its blocks may be wrong"));
+    }
+    add_contents(&mut report, snapshot, &listing.blocks, options);
+    Ok(report)
+}
+
+/// All blocks with what was found about them.
+fn found_blocks<'a>(
+    blocks: &'a Blocks,
+    findings: &'a Findings,
+    traced: Option<&'a Traced>,
+) -> impl Iterator<Item = FoundBlock> + use<'a> {
+    let now = traced.map_or(0, |traced| traced.heap.tick);
+    blocks.iter().enumerate().filter_map(move |(index, block)| {
+        let kind = findings.kind(index)?;
+        let indirect = if kind == Kind::Definite { findings.indirect(index) } else { Default::default() };
+        let recorded = traced.and_then(|traced| traced.block(block.address));
+        Some(FoundBlock {
+            address: block.address,
+            size: block.size,
+            kind,
+            indirect_bytes: indirect.bytes,
+            indirect_blocks: indirect.blocks,
+            stack: recorded.map(|recorded| recorded.stack),
+            signature: None,
+            age: recorded.map(|recorded| {
+                Duration::from_millis(u64::from(now.saturating_sub(recorded.birth)) * TICK_MS)
+            }),
+        })
+    })
+}
+
+/// The wanted stacks with names, by their numbers; the others are empty.
+fn name_stacks(
+    traced: &Traced,
+    wanted: &[u32],
+    options: &Options,
+) -> Result<(Vec<Stack>, Vec<MissingDebugInfo>), Error> {
+    let profile = formats::stacks(&traced.heap, wanted);
+    let symbols = symbolize(&profile, &options.symbols)?;
+    let mut stacks = vec![Stack::default(); wanted.last().map_or(0, |&last| last as usize + 1)];
+    for (site, &number) in profile.sites.iter().zip(wanted) {
+        if let Some(stack) = stacks.get_mut(number as usize) {
+            stack.frames = site.stack.iter().flat_map(|&pc| profile.frames_of(&symbols, pc)).collect();
+            stack.truncated = site.truncated;
+        }
+    }
+    Ok((stacks, symbols.missing))
+}
+
+/// Says what kind of data a block of each record holds; the data itself only on request.
+fn add_contents(report: &mut LeakReport, snapshot: &Snapshot, blocks: &Blocks, options: &Options) {
+    let has_stacks = report.source.blocks == BlockSource::Tracer;
+    for record in &mut report.records {
+        // With a stack, the hint would only be noise.
+        if !options.contents && has_stacks && !record.stack.is_empty() {
+            continue;
+        }
+        let block = record.examples.first().and_then(|&address| blocks.get(blocks.find(address)?));
+        let Some(block) = block else { continue };
+        let mut bytes = vec![0; usize::try_from(block.size).unwrap_or(LOOKED_AT).min(LOOKED_AT)];
+        let read = snapshot.memory.read(block.address, &mut bytes);
+        bytes.truncate(read);
+        let is_pointer =
+            |word: u64| blocks.find(word).is_some() || roots::mapping_at(&snapshot.mappings, word).is_some();
+        record.content = Some(content::hint(&bytes, is_pointer));
+        if options.contents {
+            bytes.truncate(KEPT);
+            record.contents = Some(bytes);
+        }
+    }
+}

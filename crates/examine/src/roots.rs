@@ -1,0 +1,155 @@
+//! Where pointers are looked for first: what memcheck and LeakSanitizer take as roots.
+//!
+//! * all readable and writable memory but the heap's: global variables, thread-local storage, stacks, what the program
+//!   mapped itself, shared memory;
+//! * of a thread's stack only what lies above its stack pointer, and the red zone below: further down are remains of
+//!   calls that have returned, which would hide leaks at random;
+//! * the registers of all threads.
+//!
+//! Not roots: device memory, and what the tracer keeps in the process for itself.
+
+use crate::traced::{Traced, is_arena};
+use leakscope_reach::Roots;
+use leakscope_target::{Mapping, Snapshot, Thread};
+use std::ops::Range;
+
+/// Bytes below the stack pointer that a function may use (System V ABI, x86-64).
+const RED_ZONE: u64 = 128;
+/// A `syscall` instruction, which a thread in a system call has behind it.
+const SYSCALL: [u8; 2] = [0x0f, 0x05];
+
+/// The roots of a snapshot; those among blocks are added by whoever knows them.
+pub(crate) fn roots(snapshot: &Snapshot, traced: Option<&Traced>) -> Roots {
+    let mut left_out: Vec<Range<u64>> =
+        snapshot.threads.iter().filter_map(|thread| dead_stack(snapshot, thread)).collect();
+    if let Some(traced) = traced {
+        left_out.extend(traced.own.iter().cloned());
+    }
+    left_out.sort_unstable_by_key(|range| range.start);
+    let memory = snapshot.mappings.iter().filter(|mapping| is_root(snapshot, mapping));
+    let ranges = memory.flat_map(|mapping| without(mapping.start..mapping.end, &left_out)).collect();
+    let words = snapshot.threads.iter().flat_map(|thread| registers(snapshot, thread)).collect();
+    Roots { ranges, words, ..Roots::default() }
+}
+
+fn is_root(snapshot: &Snapshot, mapping: &Mapping) -> bool {
+    let is_device = mapping.path.starts_with(b"/dev/")
+        && !mapping.path.starts_with(b"/dev/zero")
+        && !mapping.path.starts_with(b"/dev/shm/");
+    mapping.readable && mapping.writable && !is_device && !is_arena(snapshot, mapping)
+}
+
+/// What of a thread's stack is below its stack pointer. Known of the main thread's stack, and of those that the C
+/// library made: there the control block lies at the top of the same mapping.
+fn dead_stack(snapshot: &Snapshot, thread: &Thread) -> Option<Range<u64>> {
+    let registers = &thread.registers;
+    let mapping = mapping_at(&snapshot.mappings, registers.sp)?;
+    let is_stack = mapping.path.starts_with(b"[stack")
+        || (mapping.inode == 0 && (registers.sp..mapping.end).contains(&registers.thread_pointer));
+    let live = registers.sp.saturating_sub(RED_ZONE) & !7;
+    (is_stack && live > mapping.start).then_some(mapping.start..live)
+}
+
+/// The mapping that holds an address. Mappings are sorted.
+pub(crate) fn mapping_at(mappings: &[Mapping], address: u64) -> Option<&Mapping> {
+    let behind = mappings.partition_point(|mapping| mapping.start <= address);
+    behind.checked_sub(1).and_then(|index| mappings.get(index)).filter(|mapping| address < mapping.end)
+}
+
+/// What a thread holds in registers. In a system call the vector registers hold nothing of use: every function may
+/// overwrite them, and so does the one that made the call.
+fn registers<'a>(snapshot: &Snapshot, thread: &'a Thread) -> impl Iterator<Item = u64> + use<'a> {
+    let registers = &thread.registers;
+    let mut before = [0; 2];
+    let in_syscall =
+        snapshot.memory.read_exact(registers.pc.wrapping_sub(2), &mut before) && before == SYSCALL;
+    let vector = if in_syscall { &[][..] } else { &registers.vector };
+    registers.general.iter().chain(vector).copied()
+}
+
+/// `range` without the parts in `left_out`, which are sorted by their start.
+fn without(range: Range<u64>, left_out: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut parts = Vec::new();
+    let mut start = range.start;
+    for out in left_out.iter().filter(|out| out.end > range.start && out.start < range.end) {
+        if out.start > start {
+            parts.push(start..out.start);
+        }
+        start = start.max(out.end);
+    }
+    if start < range.end {
+        parts.push(start..range.end);
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use leakscope_target::{Pieces, Registers, Source};
+
+    fn snapshot(mappings: Vec<Mapping>, threads: Vec<Registers>, memory: Vec<(u64, Vec<u8>)>) -> Snapshot {
+        Snapshot {
+            pid: 1,
+            start_ticks: 0,
+            command: Vec::new(),
+            executable: Vec::new(),
+            mappings,
+            threads: threads.into_iter().map(|registers| Thread { registers, ..Thread::default() }).collect(),
+            auxv: Vec::new(),
+            memory: Box::new(Pieces::new(memory)),
+            source: Source::Core,
+            pause: None,
+            root: "/".into(),
+            notes: Vec::new(),
+        }
+    }
+
+    fn writable(start: u64, end: u64, path: &str) -> Mapping {
+        Mapping { start, end, readable: true, writable: true, path: path.into(), ..Mapping::default() }
+    }
+
+    #[test]
+    fn below_a_stack_pointer_only_the_red_zone_is_a_root() {
+        let main = Registers { sp: 0x7000, thread_pointer: 0x100, ..Registers::default() };
+        let other = Registers { sp: 0x3800, thread_pointer: 0x3f00, ..Registers::default() };
+        // On memory of its own, as fibers are: nothing can be told of it.
+        let fiber = Registers { sp: 0x1800, thread_pointer: 0x100, ..Registers::default() };
+        let mappings = vec![
+            writable(0x1000, 0x2000, ""),
+            writable(0x3000, 0x4000, ""),
+            writable(0x6000, 0x8000, "[stack]"),
+        ];
+        let roots = roots(&snapshot(mappings, vec![main, other, fiber], Vec::new()), None);
+        let expected = [0x1000..0x2000, 0x3800 - 128..0x4000, 0x7000 - 128..0x8000];
+        assert_eq!(roots.ranges, expected);
+    }
+
+    #[test]
+    fn devices_and_memory_that_cannot_be_written_are_no_roots() {
+        let read_only = Mapping { writable: false, ..writable(0x5000, 0x6000, "/lib/a.so") };
+        let mappings = vec![
+            writable(0x1000, 0x2000, "/dev/dri/card0"),
+            writable(0x2000, 0x3000, "/dev/shm/table"),
+            writable(0x3000, 0x4000, "/lib/a.so"),
+            read_only,
+        ];
+        let roots = roots(&snapshot(mappings, Vec::new(), Vec::new()), None);
+        assert_eq!(roots.ranges, [0x2000..0x3000, 0x3000..0x4000]);
+    }
+
+    #[test]
+    fn vector_registers_of_a_thread_in_a_system_call_are_no_roots() {
+        let calling = Registers { pc: 0x1002, general: vec![1], vector: vec![2], ..Registers::default() };
+        let computing = Registers { pc: 0x1004, general: vec![3], vector: vec![4], ..Registers::default() };
+        let memory = vec![(0x1000, vec![0x0f, 0x05, 0x90, 0x90])];
+        let roots = roots(&snapshot(Vec::new(), vec![calling, computing], memory), None);
+        assert_eq!(roots.words, [1, 3, 4]);
+    }
+
+    #[test]
+    fn what_is_left_out_may_overlap_and_reach_beyond() {
+        assert_eq!(without(10..20, &[5..12, 11..13, 15..16, 19..30]), [13..15, 16..19]);
+        assert_eq!(without(10..20, &[0..40]), []);
+    }
+}
