@@ -15,12 +15,14 @@ use crate::{arch, process, real, serve, sys};
 use core::ffi::c_void;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicU32};
-use leakscope_heapfile::layout::{EXIT_GO, EXIT_NONE, EXIT_SERVE, EXIT_WAITING, Superblock, Window};
+use leakscope_heapfile::layout::{EXIT_GO, EXIT_NONE, EXIT_SERVE, EXIT_WAITING, Superblock, TICK_MS, Window};
 
 /// Longest sleep between two looks at the holder's clock.
 pub(crate) const NAP_NS: u64 = 50_000_000;
 /// A holder that has not advanced its clock for so long is gone.
 const GONE_NS: u64 = 1_500_000_000;
+/// And one whose clock lags by so many ticks was gone before.
+const GONE_TICKS: u32 = (GONE_NS / 1_000_000 / TICK_MS) as u32 + 125;
 /// More than this passed between two looks only if this process was stopped, and perhaps the holder with it.
 const LOOK_NS: u64 = 2 * NAP_NS;
 /// Turns between two looks where sleeping is forbidden.
@@ -119,6 +121,7 @@ fn at_exit() {
     let arena = process::arena();
     if let Some(superblock) = arena.superblock()
         && let Some(window) = process::window()
+        && process::clock_tick(superblock).saturating_sub(process::now(superblock)) < GONE_TICKS
     {
         wait(arena, superblock, window);
     }
