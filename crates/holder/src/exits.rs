@@ -159,7 +159,8 @@ pub(crate) struct Claim<'a>(&'a Claims, u64);
 impl Claims {
     /// None: another thread works with it.
     pub(crate) fn claim(&self, window: u64) -> Option<Claim<'_>> {
-        lock(&self.0).insert(window).then_some(Claim(self, window))
+        let is_new = lock(&self.0).insert(window);
+        is_new.then(|| Claim(self, window))
     }
 }
 
@@ -318,7 +319,13 @@ impl Examiner {
             let Some(_claim) = claims.claim(offset) else { continue };
             // It may have ended, been sealed and given way to another before it was claimed.
             let Some(window) = arena.window(offset).filter(|window| waits(window)) else { continue };
-            let Some(pid) = host_pid(window) else { continue };
+            let Some(pid) = host_pid(window) else {
+                // Killed while it waited, or not to be seen from here.
+                window.exit_state.store(EXIT_GO, Release);
+                futex::wake(&window.exit_state);
+                self.note("a process could not be examined at its end: it was killed there, or /proc does not show it");
+                continue;
+            };
             self.examine(ExitingProcess {
                 arena: arena.clone(),
                 offset,
@@ -332,14 +339,20 @@ impl Examiner {
         any
     }
 
+    fn note(&mut self, note: &str) {
+        if !self.notes.iter().any(|known| known == note) {
+            self.notes.push(note.into());
+        }
+    }
+
     fn examine(&mut self, process: ExitingProcess) {
         let guard = lock(&self.waits.lock);
         // The release after a panic is the value's drop.
         let outcome = catch_unwind(AssertUnwindSafe(|| (self.at_exit.0)(&process)));
         drop(process);
         drop(guard);
-        if outcome.is_err() && self.notes.is_empty() {
-            self.notes.push("the examination of a process at its end failed (a bug in leakscope)".into());
+        if outcome.is_err() {
+            self.note("the examination of a process at its end failed (a bug in leakscope)");
         }
         // The keeper may have missed the command's end meanwhile.
         // SAFETY: a signal to this process, which its threads have blocked and the keeper waits for.

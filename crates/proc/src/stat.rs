@@ -10,6 +10,8 @@ pub struct Stat {
     pub state: u8,
     /// Parent's pid.
     pub parent: u32,
+    /// Its threads, the first one included even if it has ended before others.
+    pub threads: u32,
     /// Start time in clock ticks since boot; with the pid, it identifies the process.
     pub start_ticks: u64,
     /// Wait status, meaningful for a zombie; 0 where it may not be read.
@@ -17,9 +19,10 @@ pub struct Stat {
 }
 
 impl Stat {
-    /// Whether the process has ended and waits to be reaped.
+    /// Whether the process has ended and waits to be reaped. One whose first thread alone has ended (`pthread_exit` in
+    /// `main`) has not, though its state is that thread's.
     pub fn has_ended(&self) -> bool {
-        matches!(self.state, b'Z' | b'X' | b'x')
+        matches!(self.state, b'Z' | b'X' | b'x') && self.threads <= 1
     }
 }
 
@@ -40,11 +43,12 @@ fn parse_stat(text: &[u8]) -> Result<Stat, &'static str> {
     let mut fields = rest.split(|byte| byte.is_ascii_whitespace()).filter(|field| !field.is_empty());
     let state = *fields.next().and_then(|field| field.first()).ok_or("the state")?;
     let parent = number(fields.next()).ok_or("the parent")? as u32;
-    // Field 22; the parent was field 4.
-    let start_ticks = number(fields.nth(17)).ok_or("the start time")?;
+    // Fields 20 and 22; the parent was field 4.
+    let threads = number(fields.nth(15)).ok_or("the number of threads")? as u32;
+    let start_ticks = number(fields.nth(1)).ok_or("the start time")?;
     // Field 52; kernels before 3.5 lack it.
     let exit_code = number(fields.nth(29)).unwrap_or(0) as u32;
-    Ok(Stat { state, parent, start_ticks, exit_code })
+    Ok(Stat { state, parent, threads, start_ticks, exit_code })
 }
 
 /// Resident set size in bytes, from `/proc/PID/statm` under `root`.
