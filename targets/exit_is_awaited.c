@@ -1,8 +1,12 @@
 // Ways for a process to end beyond exit_variants.c: with handlers, from handlers, with children of each kind. Each process
 // that ends with memory of its own is examined once, and neither its status nor its output changes.
 #include "common.h"
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stddef.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
@@ -98,6 +102,22 @@ static int vforks_in_a_fork(void) {
     return child;
 }
 
+#define DENY(name)                                               \
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_##name, 0, 1),      \
+    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM)
+
+// As a container's rules do, and as quietly.
+static void deny_copies(void) {
+    struct sock_filter rules[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        DENY(clone), DENY(process_vm_readv), DENY(ptrace),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof rules / sizeof *rules, rules};
+    check(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+    check(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) == 0);
+}
+
 int main(int argc, char **argv) {
     check(argc == 2);
     variant = argv[1];
@@ -140,6 +160,13 @@ int main(int argc, char **argv) {
         for (int i = 0; i < 3; i++) check(pthread_create(&id, NULL, ends_process, &barrier) == 0);
         ends_process(&barrier);
     }
+    if (is("exiting_thread")) {
+        pthread_barrier_t barrier;
+        pthread_t id;
+        pthread_barrier_init(&barrier, NULL, 1);
+        check(pthread_create(&id, NULL, ends_process, &barrier) == 0);
+        for (;;) pause();
+    }
     if (is("exec")) {
         char *arguments[] = {argv[0], "return", NULL};
         execv("/proc/self/exe", arguments);
@@ -158,7 +185,8 @@ int main(int argc, char **argv) {
         }
         return 34;
     }
-    if (is("marked")) {
+    if (is("denied")) deny_copies();
+    if (is("marked") || is("denied")) {
         // What the examination is to find: a pattern, and the only pointer to it.
         static unsigned char *block;
         block = malloc(54321);

@@ -98,10 +98,19 @@ mod tests {
     }
 
     #[test]
+    fn a_process_whose_first_thread_alone_has_ended_has_not() {
+        let text = b"7 (a) Z 3 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 2 0 77 0 0";
+        let parsed = parse_stat(text).unwrap();
+        assert_eq!((parsed.threads, parsed.start_ticks), (2, 77));
+        assert!(!parsed.has_ended());
+    }
+
+    #[test]
     fn a_hostile_command_name_does_not_shift_the_fields() {
         let text = b"7 (a) R 1 (b) Z 3 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 77 0 0";
         let parsed = parse_stat(text).unwrap();
         assert_eq!((parsed.state, parsed.parent), (b'Z', 3));
+        assert_eq!((parsed.threads, parsed.start_ticks, parsed.has_ended()), (0, 77, true));
         assert!(parse_stat(b"7 (a").is_err());
         assert!(parse_stat(b"").is_err());
     }

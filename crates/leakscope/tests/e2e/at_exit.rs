@@ -5,16 +5,14 @@
 
 use crate::support::build::compile;
 use crate::support::directory::Directory;
-use crate::support::process::{Outcome, kill, run, wait, wait_until};
-use crate::support::{is_root, skip};
+use crate::support::process::{Outcome, kill, run, tree_of, wait, wait_until};
 use leakscope_holder::{AtExit, ExitingProcess, Memory, Options};
 use std::ffi::OsString;
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 static TRACER: &[u8] = include_bytes!(env!("LEAKSCOPE_TRACER_OBJECT"));
 /// Where the command's own output begins.
@@ -34,8 +32,9 @@ fn holder_process() {
     let log = Mutex::new(std::fs::File::create(directory.join("log")).unwrap());
     let with = way.clone();
     let at_exit = AtExit::new(move |process| {
-        let line = examine(&with, process);
-        writeln!(log.lock().unwrap(), "{line}").unwrap();
+        let mut log = log.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let line = examine(&with, process, &mut log);
+        writeln!(log, "{line}").unwrap();
     });
     let options = Options {
         command,
@@ -56,7 +55,7 @@ fn holder_process() {
 }
 
 /// What a callback does, and the line that tells of it.
-fn examine(way: &str, process: &ExitingProcess) -> String {
+fn examine(way: &str, process: &ExitingProcess, log: &mut std::fs::File) -> String {
     let blocks = |size: u64| {
         let heap = process.heap().unwrap();
         heap.blocks.iter().filter(|block| block.size == size).map(|block| block.address).collect::<Vec<_>>()
@@ -68,7 +67,12 @@ fn examine(way: &str, process: &ExitingProcess) -> String {
         "look" => {}
         "slow" => std::thread::sleep(Duration::from_millis(300)),
         "panic" => panic!("on purpose"),
-        "hang" => std::thread::sleep(Duration::from_secs(3600)),
+        "hang" | "serve and hang" => {
+            let memory = (way != "hang").then(|| process.serve().unwrap());
+            writeln!(log, "{line}").unwrap();
+            std::thread::sleep(Duration::from_secs(3600));
+            drop(memory);
+        }
         "release first" => {
             process.release();
             process.release();
@@ -268,6 +272,8 @@ fn a_callback_may_trace_the_process_to_its_very_end() {
         let log = calls("trace", &program, "return");
         assert_eq!(log, ["command kept=1 freed=1 own=0 stops=1 blocks=1"]);
     }
+    let log = calls("trace", &program, "exiting_thread");
+    assert_eq!(log, ["command kept=1 freed=1 own=0 stops=2 blocks=1"]);
     let log = calls("trace", &program, "fork_exit");
     assert_eq!(log.len(), 2);
     assert!(log.iter().all(|line| line.contains("stops=1")), "{log:?}");
@@ -278,6 +284,9 @@ fn a_process_serves_its_memory_where_it_may_not_be_traced() {
     let program = compile("exit_is_awaited.c", &["-O0"]);
     let log = calls("serve", &program, "marked");
     assert_eq!(log, ["command kept=1 freed=1 own=0 stack=Some(true) frozen=true"]);
+    // Without a copy, and by way of a file.
+    let log = calls("serve", &program, "denied");
+    assert_eq!(log, ["command kept=1 freed=1 own=0 stack=Some(true) frozen=false"]);
     // A child that serves does not come between its parent and itself.
     let log = calls("serve", &program, "fork_exit");
     assert_eq!(log.len(), 2);
@@ -316,27 +325,26 @@ fn a_process_whose_holder_is_killed_ends_by_itself_with_its_own_status() {
     let program = compile("exit_is_awaited.c", &["-O0"]);
     for way in ["hang", "serve and hang"] {
         let directory = Directory::new();
-        // The shell is not traced into waiting: it is killed with nothing but its child's status on its mind.
-        let script =
-            format!("{} return; echo status $? > {}", program.display(), directory.join("status").display());
-        let mut child =
-            holder(&directory, if way == "hang" { "hang" } else { "hang" }, &["sh", "-c", &script])
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-        let log = directory.join("heap");
-        wait_until("the arena", || log.symlink_metadata().ok());
-        std::thread::sleep(Duration::from_millis(500));
-        assert!(!directory.join("status").exists(), "the process waits");
+        let status = directory.join("status");
+        let script = format!("{} marked; echo $? > {}", program.display(), status.display());
+        let mut child = holder(&directory, way, &["sh", "-c", &script])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let log = directory.join("log");
+        wait_until("the call", || std::fs::metadata(&log).ok().filter(|log| log.len() > 0));
+        assert!(!status.exists(), "the process waits");
+        let processes = tree_of(child.id());
         kill(child.id(), libc::SIGKILL);
         wait(&mut child, "the killed holder");
-        let begun = Instant::now();
-        let status = wait_until("the process's own end", || {
-            std::fs::read_to_string(directory.join("status")).ok().filter(|text| text.ends_with('\n'))
+        let text = wait_until("the process's own end", || {
+            std::fs::read_to_string(&status).ok().filter(|text| text.ends_with('\n'))
         });
-        assert_eq!(status, "status 36\n");
-        assert!(begun.elapsed() < Duration::from_secs(60));
+        assert_eq!(text, "35\n", "{way}");
+        for pid in processes {
+            let path = PathBuf::from(format!("/proc/{pid}"));
+            wait_until("the end of all of them", || (!path.exists()).then_some(()));
+        }
     }
-    let _ = (is_root(), skip as fn(&str), std::fs::metadata("/").unwrap().uid());
 }
