@@ -259,6 +259,11 @@ impl Arena {
         found
     }
 
+    /// Copies bytes from `offset` on, without any consistency among them. Whether all of them are there.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> bool {
+        self.file.read_exact_at(buffer, offset).is_ok()
+    }
+
     /// Copies a chunk out, sixteen bytes at a time, so that no slot is torn.
     pub(crate) fn copy_chunk(&self, start: u64) -> Option<Box<[u64]>> {
         if !start.is_multiple_of(CHUNK) || start >= self.end() {

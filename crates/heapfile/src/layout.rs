@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64};
 /// First eight bytes of an arena.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"LKSARENA");
 /// Version of this layout; a reader takes no other.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Size and alignment of a chunk in bytes.
 pub const CHUNK: u64 = 256 * 1024;
 /// Offsets stored in 32 bits count units of this many bytes.
@@ -88,7 +88,10 @@ pub struct Superblock {
     pub monotonic_ns: u64,
     /// Mean bytes between samples; 0 = every allocation.
     pub sampling_interval: u64,
-    _pad0: [u8; 16],
+    /// 1 while the holder examines processes at their end: they then wait for it (see [`Window::exit_state`]). Set
+    /// before the command starts; a process that starts without it never waits. 0 again: nobody waits any more.
+    pub examine_at_exit: AtomicU32,
+    _pad0: [u8; 12],
     /// Ticks since the arena was made, written by the holder.
     pub tick: AtomicU32,
     _pad1: [u8; 60],
@@ -109,7 +112,9 @@ pub struct Superblock {
     pub windows_made: AtomicU32,
     /// Pid of the command itself, in the holder's pid namespace; written by the holder.
     pub root_pid: AtomicU32,
-    _pad4: [u8; 48],
+    /// Counts processes that have begun to wait at their end. The holder sleeps on it (futex).
+    pub exit_bell: AtomicU32,
+    _pad4: [u8; 44],
     /// Offsets of the windows in use; 0 = free.
     pub windows: [AtomicU64; WINDOW_SLOTS],
     /// Bytes used in `output`.
@@ -156,6 +161,59 @@ pub const STOP_ADDRESS_SPACE: u32 = 2;
 /// [`Window::flags`]: the executable brings its own `malloc`, so the tracer's is not called.
 pub const FLAG_OWN_MALLOC: u32 = 1;
 
+/// [`Window::exit_state`]: the process has not come to its end.
+pub const EXIT_NONE: u32 = 0;
+/// [`Window::exit_state`]: a thread that ends the process waits for the holder. Set by the process.
+pub const EXIT_WAITING: u32 = 1;
+/// [`Window::exit_state`]: the process is asked to serve its memory. Set by the holder, from `EXIT_WAITING`.
+pub const EXIT_SERVE: u32 = 2;
+/// [`Window::exit_state`]: it does, through the [`Mailbox`]. Set by the process, from `EXIT_SERVE`.
+pub const EXIT_SERVING: u32 = 3;
+/// [`Window::exit_state`]: it cannot, and waits. Set by the process, from `EXIT_SERVE`.
+pub const EXIT_UNABLE: u32 = 4;
+/// [`Window::exit_state`]: the process goes on to its end. Set by the holder, or by a process that has given up
+/// waiting.
+pub const EXIT_GO: u32 = 5;
+
+/// [`Mailbox::kind`]: copy memory.
+pub const REQUEST_READ: u32 = 1;
+/// [`Mailbox::kind`]: the next part of `/proc/self/maps`, from its beginning if `address` is 0.
+pub const REQUEST_MAPS: u32 = 2;
+/// [`Mailbox::kind`]: the same of `/proc/self/auxv`.
+pub const REQUEST_AUXV: u32 = 3;
+/// [`Mailbox::kind`]: no more requests.
+pub const REQUEST_END: u32 = 4;
+/// Most bytes that one answer has.
+pub const ANSWER_MAX: u64 = 1 << 20;
+
+/// Where a process that serves its memory takes requests. The answer's bytes follow.
+///
+/// The holder writes `kind`, `address` and `length`, then raises `request` by one; the server writes the bytes and
+/// `done`, then lets `answer` be `request`. Both sleep on the other's counter (futex).
+#[repr(C, align(64))]
+pub struct Mailbox {
+    /// Counts requests.
+    pub request: AtomicU32,
+    /// The last request that was answered.
+    pub answer: AtomicU32,
+    /// `REQUEST_*`.
+    pub kind: AtomicU32,
+    /// Bytes wanted.
+    pub length: AtomicU32,
+    /// First address wanted.
+    pub address: AtomicU64,
+    /// Bytes of the answer: up to the first that cannot be read.
+    pub done: AtomicU32,
+    /// Bytes that an answer can have.
+    pub capacity: AtomicU32,
+    /// Thread pointer of the thread that waits.
+    pub thread_pointer: AtomicU64,
+    /// Pid of the server as the process sees it, 0: no copy could be made, and the waiting thread itself serves
+    /// while others may still run.
+    pub server: AtomicU32,
+    _pad: [u8; 20],
+}
+
 /// One process's tables.
 #[repr(C)]
 pub struct Window {
@@ -196,7 +254,16 @@ pub struct Window {
     pub host_pid: AtomicU32,
     /// Counts the windows of the run, from 1: of two with the same pid, the later one replaced the earlier.
     pub serial: AtomicU32,
-    _pad0: [u8; 28],
+    /// `EXIT_*`: what the process and the holder have agreed on at the process's end. The process sleeps on it
+    /// (futex).
+    pub exit_state: AtomicU32,
+    /// The thread that waits, by its own pid namespace; written before `exit_state`.
+    pub exit_tid: AtomicU32,
+    /// Its stack pointer. Its callee-saved registers lie above, so its stack says all that it holds.
+    pub exit_sp: AtomicU64,
+    /// The [`Mailbox`] (units), while it serves.
+    pub exit_mailbox: AtomicU32,
+    _pad0: [u8; 8],
 
     /// What is left of the window's newest piece: its offset in [`UNIT`]s, shifted left by [`BUMP_BITS`], plus the
     /// units that are left.
@@ -497,6 +564,7 @@ const _: () = {
     assert!(size_of::<Counters>() == 64);
     assert!(size_of::<NodeRecord>() == 16);
     assert!(size_of::<Segment>() == 64);
+    assert!(size_of::<Mailbox>() == 64);
     assert!(size_of::<NodeIndex>() == 64);
     assert!(size_of::<ModuleRecord>() == 128);
 };

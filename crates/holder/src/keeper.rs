@@ -1,5 +1,6 @@
 //! Keeps the arena ahead of the tracers, the clock going, and the command's signals flowing.
 
+use crate::exits::Waits;
 use crate::signals::{self, Arrival};
 use crate::{Ended, Error};
 use leakscope_heapfile::Arena;
@@ -43,13 +44,14 @@ impl Keeper {
     }
 
     /// Works until the command has ended, and reaps it.
-    pub(crate) fn run_until_exit(&self, pid: u32) -> Ended {
+    pub(crate) fn run_until_exit(&self, pid: u32, waits: &Waits) -> Ended {
         let pid = pid as libc::pid_t;
         let mut pause = BUSY;
         loop {
             match signals::wait(pause) {
-                Arrival::Child => {
-                    if let Some(ended) = reap(pid) {
+                // Without a signal too: it may have come while a callback was at work, or to a thread that drops it.
+                Arrival::Child | Arrival::Nothing => {
+                    if let Some(ended) = waits.reap(|| reap(pid)) {
                         self.advance_clock();
                         return ended;
                     }
@@ -58,7 +60,6 @@ impl Keeper {
                 Arrival::PassOn(signal) => unsafe {
                     libc::kill(pid, signal);
                 },
-                Arrival::Nothing => {}
             }
             pause = if self.tick() { BUSY } else { IDLE };
         }

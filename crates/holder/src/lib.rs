@@ -7,24 +7,33 @@
 //!   claim, so that this memory is charged to leakscope and no hook waits for it; it also passes signals on;
 //! * the *watcher* notes the timeline, sees processes end, and seals their files.
 //!
+//! A third one calls back for each process that is about to end, if that is wanted ([`AtExit`]).
+//!
 //! Should the holder be killed, the tracers go on by themselves within a budget, and what they wrote stays
 //! readable at the output path, which is a symbolic link to the arena until it is sealed.
 
 mod command;
+mod exits;
+mod futex;
 mod hold;
 mod keeper;
 mod limits;
 mod places;
 mod recover;
 mod seal;
+mod served;
 mod signals;
 mod watcher;
 
 pub use command::{Resolved, Untraceable, resolve};
+pub use exits::{AtExit, ExitingProcess};
 pub use hold::hold;
+pub use leakscope_target::Memory;
 pub use places::{Places, last_run, state_directory};
 pub use seal::SealedFile;
+pub use served::ServedMemory;
 
+use exits::Exits;
 use keeper::Keeper;
 use limits::FileSize;
 
@@ -80,6 +89,14 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// A process cannot serve its memory.
+    #[error("process {pid} cannot hand over its memory: {reason}")]
+    Unserved {
+        /// The process.
+        pid: u32,
+        /// Why.
+        reason: String,
+    },
     /// The heap file could not be made.
     #[error(transparent)]
     HeapFile(#[from] leakscope_heapfile::Error),
@@ -118,6 +135,8 @@ pub struct Options {
     pub max_children: usize,
     /// Their size in bytes, all together.
     pub max_children_bytes: u64,
+    /// Called for each process, the command itself and its children, before it ends; none: nothing waits.
+    pub at_exit: Option<AtExit>,
 }
 
 /// How the command ended.
@@ -174,6 +193,8 @@ pub fn run(options: &Options) -> Result<Outcome, Error> {
     recover::note_output(&arena, &places.file);
     let keeper = Keeper::new(arena.clone());
     keeper.prepare()?;
+    let examined = options.at_exit.clone().filter(|_| resolved.untraceable.is_none());
+    let exits = Exits::start(arena.clone(), examined);
 
     hold::adopt_orphans();
     let mut command = Command::new(name);
@@ -196,6 +217,7 @@ pub fn run(options: &Options) -> Result<Outcome, Error> {
     let child = match command.spawn() {
         Ok(child) => child,
         Err(source) => {
+            exits.finish(|| ());
             places.abandon(arena.path());
             let reason = match command::missing_interpreter(&resolved.path) {
                 Some(interpreter) => format!("its interpreter {} does not exist", interpreter.display()),
@@ -209,10 +231,15 @@ pub fn run(options: &Options) -> Result<Outcome, Error> {
         places.remember();
     }
     let pid = child.id();
+    exits.set_root(pid);
     arena.superblock().root_pid.store(pid, Release);
-    let watcher = Watcher::start(arena.clone(), pid, &places, options);
-    let ended = keeper.run_until_exit(pid);
+    let watcher = Watcher::start(arena.clone(), pid, &places, options, exits.claims.clone());
+    let ended = keeper.run_until_exit(pid, &exits.waits);
+    let failures = exits.finish(|| {
+        keeper.tick();
+    });
     let mut outcome = watcher.finish(ended);
+    outcome.notes.extend(failures);
     if let Some(reason) = resolved.untraceable {
         outcome.notes.push(reason.to_string());
     }

@@ -1,5 +1,6 @@
 //! Watches the processes of a run: their timeline, their end, their heap files.
 
+use crate::exits::Claims;
 use crate::places::Places;
 use crate::seal::{SealedFile, seal};
 use crate::{Ended, Options, Outcome};
@@ -23,10 +24,16 @@ pub(crate) struct Watcher {
 }
 
 impl Watcher {
-    pub(crate) fn start(arena: Arc<Arena>, root: u32, places: &Places, options: &Options) -> Watcher {
+    pub(crate) fn start(
+        arena: Arc<Arena>,
+        root: u32,
+        places: &Places,
+        options: &Options,
+        claims: Arc<Claims>,
+    ) -> Watcher {
         let (stop, stopped) = mpsc::channel();
         let limits = (options.max_children, options.max_children_bytes);
-        let work = Work::new(arena, root, places.file.clone(), limits);
+        let work = Work { claims, ..Work::new(arena, root, places.file.clone(), limits) };
         let thread = std::thread::spawn(move || {
             if let Some(directory) = work.arena.path().parent() {
                 crate::recover::recover(directory, limits);
@@ -63,6 +70,8 @@ pub(crate) struct Work {
     dropped: usize,
     file_written: bool,
     notes: Vec<String>,
+    /// Windows that are being examined are left alone.
+    claims: Arc<Claims>,
 }
 
 impl Work {
@@ -78,6 +87,7 @@ impl Work {
             dropped: 0,
             file_written: false,
             notes: Vec::new(),
+            claims: Arc::default(),
         }
     }
 
@@ -105,7 +115,12 @@ impl Work {
             }
             match state_of(window, &newest) {
                 // The command itself is sealed when its status is known.
-                Life::Ended(end) if !self.is_root(window, &newest) => self.settle(offset, end),
+                Life::Ended(end) if !self.is_root(window, &newest) => {
+                    let claims = self.claims.clone();
+                    if let Some(_claim) = claims.claim(offset) {
+                        self.settle(offset, end);
+                    }
+                }
                 Life::Running => {
                     running += 1;
                     self.note_time(offset);

@@ -111,6 +111,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         tracer: TRACER,
         max_children: args.max_children,
         max_children_bytes: MAX_CHILDREN_BYTES,
+        at_exit: None,
     };
     // A place that cannot be written is told now, not when the command has run for a week.
     let json = args.json.as_deref().map(report::create).transpose()?;

@@ -10,6 +10,8 @@ pub struct Stat {
     pub state: u8,
     /// Parent's pid.
     pub parent: u32,
+    /// Its threads, the first one included even if it has ended before others.
+    pub threads: u32,
     /// Start time in clock ticks since boot; with the pid, it identifies the process.
     pub start_ticks: u64,
     /// The signal that its parent gets at its end; 0 for none.
@@ -19,9 +21,10 @@ pub struct Stat {
 }
 
 impl Stat {
-    /// Whether the process has ended and waits to be reaped.
+    /// Whether the process has ended and waits to be reaped. One whose first thread alone has ended (`pthread_exit` in
+    /// `main`) has not, though its state is that thread's.
     pub fn has_ended(&self) -> bool {
-        matches!(self.state, b'Z' | b'X' | b'x')
+        matches!(self.state, b'Z' | b'X' | b'x') && self.threads <= 1
     }
 }
 
@@ -42,13 +45,14 @@ fn parse_stat(text: &[u8]) -> Result<Stat, &'static str> {
     let mut fields = rest.split(|byte| byte.is_ascii_whitespace()).filter(|field| !field.is_empty());
     let state = *fields.next().and_then(|field| field.first()).ok_or("the state")?;
     let parent = number(fields.next()).ok_or("the parent")? as u32;
-    // Field 22; the parent was field 4.
-    let start_ticks = number(fields.nth(17)).ok_or("the start time")?;
+    // Fields 20 and 22; the parent was field 4.
+    let threads = number(fields.nth(15)).ok_or("the number of threads")? as u32;
+    let start_ticks = number(fields.nth(1)).ok_or("the start time")?;
     // Field 38; a thread that is not the first has -1, a process usually SIGCHLD.
     let exit_signal = number(fields.nth(15)).unwrap_or(libc::SIGCHLD as u64) as u32;
     // Field 52; kernels before 3.5 lack it.
     let exit_code = number(fields.nth(13)).unwrap_or(0) as u32;
-    Ok(Stat { state, parent, start_ticks, exit_signal, exit_code })
+    Ok(Stat { state, parent, threads, start_ticks, exit_signal, exit_code })
 }
 
 /// Resident set size in bytes, from `/proc/PID/statm` under `root`.
@@ -99,10 +103,19 @@ mod tests {
     }
 
     #[test]
+    fn a_process_whose_first_thread_alone_has_ended_has_not() {
+        let text = b"7 (a) Z 3 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 2 0 77 0 0";
+        let parsed = parse_stat(text).unwrap();
+        assert_eq!((parsed.threads, parsed.start_ticks), (2, 77));
+        assert!(!parsed.has_ended());
+    }
+
+    #[test]
     fn a_hostile_command_name_does_not_shift_the_fields() {
         let text = b"7 (a) R 1 (b) Z 3 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 77 0 0";
         let parsed = parse_stat(text).unwrap();
         assert_eq!((parsed.state, parsed.parent), (b'Z', 3));
+        assert_eq!((parsed.threads, parsed.start_ticks, parsed.has_ended()), (0, 77, true));
         let mut text = text.to_vec();
         text.extend((25..=52).flat_map(|field| format!(" {field}").into_bytes()));
         let parsed = parse_stat(&text).unwrap();

@@ -27,12 +27,14 @@ mod arch;
 mod arena;
 mod blocks;
 mod exec;
+mod exit;
 mod hooks;
 mod limits;
 mod mappings;
 mod modules;
 mod process;
 mod real;
+mod serve;
 mod stacks;
 mod sys;
 #[cfg(test)]

@@ -93,7 +93,8 @@ pub(crate) unsafe extern "C" fn mlockall(flags: i32) -> i32 {
     }
 }
 
-/// `prctl`: notices the strict sandbox, in which any system call but four ends the process, and so does the clock.
+/// `prctl`: notices the strict sandbox, in which any system call but four ends the process, and so does the clock;
+/// and that there are rules about system calls.
 pub(crate) unsafe extern "C" fn prctl(option: i32, a: usize, b: usize, c: usize, d: usize) -> i32 {
     type Real = unsafe extern "C" fn(i32, usize, usize, usize, usize) -> i32;
     const PR_SET_SECCOMP: i32 = 22;
@@ -105,6 +106,8 @@ pub(crate) unsafe extern "C" fn prctl(option: i32, a: usize, b: usize, c: usize,
     }
     if option == PR_SET_SECCOMP && a == SECCOMP_MODE_STRICT {
         sys::enter_strict_mode();
+    } else if option == PR_SET_SECCOMP {
+        crate::exit::note_filter();
     }
     // SAFETY: the symbol of that name takes up to five arguments in registers, whatever its declaration says.
     unsafe { core::mem::transmute::<usize, Real>(function)(option, a, b, c, d) }

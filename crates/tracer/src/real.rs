@@ -143,7 +143,7 @@ real_functions! {
     8 pvalloc, 9 reallocarray, 10 munmap, 11 free_sized, 12 free_aligned_sized, 13 mmap,
     14 mremap, 15 malloc_usable_size, 16 dlclose, 17 fork, 18 execve, 19 execvpe, 20 fexecve, 21 posix_spawn,
     22 posix_spawnp, 23 setrlimit, 24 prlimit, 25 _Fork, 26 clock_gettime,
-    27 mlockall, 28 prctl,
+    27 mlockall, 28 prctl, 29 _exit, 30 __cxa_atexit, 31 __cxa_at_quick_exit,
 }
 
 static RESOLVED: AtomicBool = AtomicBool::new(false);

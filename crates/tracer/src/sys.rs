@@ -1,8 +1,8 @@
 //! System calls that the tracer makes, by their own names. None touches `errno`.
 
 use crate::arch::{nr, syscall};
-use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicBool, AtomicU32};
 
 pub(crate) const PROT_READ: usize = 1;
 pub(crate) const PROT_WRITE: usize = 2;
@@ -191,8 +191,95 @@ pub(crate) unsafe fn readlink(path: *const u8, buffer: &mut [u8]) -> usize {
 /// Ends the process at once.
 #[allow(dead_code)]
 pub(crate) fn abort() -> ! {
+    exit_group(125)
+}
+
+/// Ends the process at once, with a status.
+pub(crate) fn exit_group(status: i32) -> ! {
     loop {
         // SAFETY: does not return.
-        unsafe { syscall(nr::EXIT_GROUP, [125, 0, 0, 0, 0, 0]) };
+        unsafe { syscall(nr::EXIT_GROUP, [status as usize, 0, 0, 0, 0, 0]) };
+    }
+}
+
+/// Sleeps while the word is `value`, at most `nanoseconds`. It may be shared with other processes. False if there
+/// can be no sleeping here.
+pub(crate) fn futex_wait(word: &AtomicU32, value: u32, nanoseconds: u64) -> bool {
+    const FUTEX_WAIT: usize = 0;
+    const EAGAIN: isize = -11;
+    const EINTR: isize = -4;
+    const ETIMEDOUT: isize = -110;
+    let timeout = [nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000];
+    let arguments = [word.as_ptr() as usize, FUTEX_WAIT, value as usize, timeout.as_ptr() as usize, 0, 0];
+    // SAFETY: the word lives as long as the call, and so does the timeout.
+    matches!(unsafe { syscall(nr::FUTEX, arguments) }, 0 | EAGAIN | EINTR | ETIMEDOUT)
+}
+
+/// Wakes all who sleep on the word.
+pub(crate) fn futex_wake(word: &AtomicU32) {
+    const FUTEX_WAKE: usize = 1;
+    // SAFETY: waking has no effect on memory.
+    unsafe { syscall(nr::FUTEX, [word.as_ptr() as usize, FUTEX_WAKE, i32::MAX as usize, 0, 0, 0]) };
+}
+
+const SIG_SETMASK: usize = 2;
+
+/// Blocks all signals for this thread; returns the mask before.
+pub(crate) fn block_signals() -> u64 {
+    let (all, mut old) = (u64::MAX, 0);
+    // SAFETY: both are masks of eight bytes.
+    unsafe {
+        syscall(nr::RT_SIGPROCMASK, [SIG_SETMASK, &raw const all as usize, &raw mut old as usize, 8, 0, 0])
+    };
+    old
+}
+
+/// Sets the mask back.
+pub(crate) fn restore_signals(mask: &u64) {
+    // SAFETY: a mask of eight bytes.
+    unsafe { syscall(nr::RT_SIGPROCMASK, [SIG_SETMASK, core::ptr::from_ref(mask) as usize, 0, 8, 0, 0]) };
+}
+
+/// Makes a copy of this process that sends no signal when it ends: 0 in the copy, its pid in this process, or an
+/// error (negative). No handlers run.
+#[inline(never)]
+pub(crate) fn fork() -> isize {
+    // SAFETY: without CLONE_VM the copy goes on with its own copy of this stack.
+    unsafe { syscall(nr::CLONE, [0; 6]) }
+}
+
+/// Lets this process die with the thread that made it.
+pub(crate) fn die_with_parent() {
+    const PR_SET_PDEATHSIG: usize = 1;
+    const SIGKILL: usize = 9;
+    // SAFETY: numbers only.
+    unsafe { syscall(nr::PRCTL, [PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0, 0]) };
+}
+
+/// Ends a child made by [`fork`], and leaves nothing of it.
+pub(crate) fn kill_and_reap(child: u32) {
+    const SIGKILL: usize = 9;
+    const WALL: usize = 0x4000_0000;
+    const EINTR: isize = -4;
+    // SAFETY: the child has not been reaped (nobody else waits for children of its kind), so the pid is its own.
+    unsafe {
+        syscall(nr::KILL, [child as usize, SIGKILL, 0, 0, 0, 0]);
+        while syscall(nr::WAIT4, [child as usize, 0, WALL, 0, 0, 0]) == EINTR {}
+    }
+}
+
+/// Copies from this process's memory, up to the first byte that cannot be read. None if the system does not offer
+/// that.
+///
+/// # Safety
+/// `to` must be writable for `length` bytes.
+pub(crate) unsafe fn copy_memory(pid: u32, from: usize, to: *mut u8, length: usize) -> Option<usize> {
+    const EFAULT: isize = -14;
+    let (local, remote) = ([to as usize, length], [from, length]);
+    let arguments = [pid as usize, local.as_ptr() as usize, 1, remote.as_ptr() as usize, 1, 0];
+    // SAFETY: the caller vouches for `to`; the kernel checks `from`.
+    match unsafe { syscall(nr::PROCESS_VM_READV, arguments) } {
+        EFAULT => Some(0),
+        done => usize::try_from(done).ok(),
     }
 }

@@ -3,6 +3,7 @@
 //! One binary, since each further one would be linked again. The target programs are in `targets/` of the repository; what
 //! must be reported of them stands beside their code. No test asserts how long something takes.
 
+mod at_exit;
 mod bad_input;
 mod hazards_c;
 mod hazards_cpp;

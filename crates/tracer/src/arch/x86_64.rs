@@ -43,6 +43,34 @@ pub(crate) mod nr {
     pub(crate) const TGKILL: usize = 234;
     pub(crate) const CLOCK_GETTIME: usize = 228;
     pub(crate) const GETRLIMIT: usize = 97;
+    pub(crate) const CLONE: usize = 56;
+    pub(crate) const WAIT4: usize = 61;
+    pub(crate) const KILL: usize = 62;
+    pub(crate) const PRCTL: usize = 157;
+    pub(crate) const FUTEX: usize = 202;
+    pub(crate) const PROCESS_VM_READV: usize = 310;
+}
+
+/// Writes the registers that calls preserve to `out`, and gives the stack pointer.
+#[inline(always)]
+pub(crate) fn save_registers(out: &mut [usize; 6]) -> usize {
+    let sp;
+    // SAFETY: six words are written to an array of six.
+    unsafe {
+        asm!(
+            "mov qword ptr [{out}], rbx",
+            "mov qword ptr [{out} + 8], rbp",
+            "mov qword ptr [{out} + 16], r12",
+            "mov qword ptr [{out} + 24], r13",
+            "mov qword ptr [{out} + 32], r14",
+            "mov qword ptr [{out} + 40], r15",
+            "mov {sp}, rsp",
+            out = in(reg) out.as_mut_ptr(),
+            sp = lateout(reg) sp,
+            options(nostack, preserves_flags)
+        );
+    }
+    sp
 }
 
 // Two words of initial-exec TLS. A `thread_local!` would be general-dynamic in a shared object: its first use
