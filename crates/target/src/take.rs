@@ -128,7 +128,6 @@ fn take(mut plan: Plan, options: &SnapshotOptions, holder: Holder) -> Result<(),
     let group = Group::stop(root, pid, STOP_TIMEOUT)?;
     reached(Step::Stopped);
     let threads = group.registers()?;
-    reached(Step::Rewound);
     let Some(site) = plan.site.take() else { return stopped(plan, options, group, threads, holder) };
     match fork::freeze(&threads, &site, (root, pid), guardian.as_mut()) {
         Ok(copy) => {
