@@ -6,10 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Step {
-    /// All threads stand still.
+    /// All threads stand still, and calls in progress are rewound.
     Stopped = 1,
-    /// Calls in progress are rewound.
-    Rewound,
     /// The frames of the call are written.
     Written,
     /// The thread's registers are those of the call.

@@ -10,7 +10,7 @@ use crate::guardian::Guardian;
 use crate::inject::{Call, Site};
 use crate::ptrace::{self, Event};
 use crate::reap::{self, Leftover};
-use crate::seize::{Group, Stopped};
+use crate::seize::Stopped;
 use crate::{LiveMemory, Memory};
 use leakscope_proc::{Mapping, maps};
 use std::path::Path;
@@ -34,17 +34,15 @@ const MOST_LACKING: u64 = 64 << 20;
 /// How long a copy may take for its first steps.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Makes a copy of a stopped process, and lets it reap what earlier copies have left.
+/// Makes a copy of a stopped process.
 ///
 /// # Errors
 /// Why that is not possible. The process stands still as before.
 pub fn freeze(
-    group: &Group,
     threads: &[Stopped],
     site: &Site,
     (root, pid): (&Path, u32),
     guardian: Option<&mut Guardian>,
-    old: &[Leftover],
 ) -> Result<Copy, String> {
     let prepared = site
         .prepare(root, pid, threads, true, Call::Copy)
@@ -73,13 +71,6 @@ pub fn freeze(
     let inner = u32::try_from(outcome.result).unwrap_or(child);
     let mut instead = vec![overwritten];
     let mappings = lacking(root, pid, child, &memory, &mut instead).map_err(given_up)?;
-    for leftover in old {
-        if let Ok(threads) = group.registers()
-            && let Some(prepared) = site.prepare(root, pid, &threads, true, Call::Reap(leftover.inner))
-        {
-            let _ = prepared.run(pid, &mut |_| {});
-        }
-    }
     Ok(Copy { pid: child, inner, instead, mappings })
 }
 

@@ -147,16 +147,10 @@ impl Site {
                 .map(|&(_, thread)| thread)
                 .filter(|thread| self.has_own_stack(&memory, threads, thread))
         };
-        own()
-            .find_map(|thread| self.prepare_in(&memory, thread, call, thread.registers.rsp - arch::RED_ZONE))
-            .or_else(|| {
-                let top = self.unused_stack(threads).filter(|_| all)?;
-                ranked.iter().find_map(|&(_, thread)| {
-                    (arch::doing(&thread.registers) != Doing::Remembered)
-                        .then(|| self.prepare_in(&memory, thread, call, top))
-                        .flatten()
-                })
-            })
+        own().find_map(|thread| self.prepare_in(&memory, thread, call, None)).or_else(|| {
+            let top = self.unused_stack(threads).filter(|_| all)?;
+            ranked.iter().find_map(|&(_, thread)| self.prepare_in(&memory, thread, call, Some(top)))
+        })
     }
 
     fn mapping(&self, address: u64) -> Option<&Mapping> {
@@ -192,10 +186,20 @@ impl Site {
         (unused && limit <= stack.end).then_some(top)
     }
 
-    fn prepare_in(&self, memory: &LiveMemory, thread: &Stopped, call: Call, top: u64) -> Option<Prepared> {
+    /// The call in one thread, with its frames below the thread's own stack or below `top`.
+    fn prepare_in(
+        &self,
+        memory: &LiveMemory,
+        thread: &Stopped,
+        call: Call,
+        top: Option<u64>,
+    ) -> Option<Prepared> {
+        let chain = |back: UserRegisters| self.chain(thread, back, call).filter(|_| top.is_none());
+        let top = top.or(thread.registers.rsp.checked_sub(arch::RED_ZONE))?;
         match arch::doing(&thread.registers) {
             Doing::Foreign => None,
-            Doing::Remembered => self.chain(thread, call),
+            Doing::Remembered => chain(arch::continued(&thread.registers)),
+            Doing::Own if is_about_to_continue(memory, &thread.registers) => chain(thread.registers),
             Doing::Restartable => self.frame(thread, arch::rewound(&thread.registers), call, top),
             Doing::Own | Doing::Interrupted => {
                 let end = outside_restartable_sequence(memory, thread)?;
@@ -222,10 +226,9 @@ impl Site {
 
     /// The call with a return by a chain. Reaping changes more registers than the chain can put back, so it is done
     /// by a thread that is started for it, whose frames take the copy's place.
-    fn chain(&self, thread: &Stopped, call: Call) -> Option<Prepared> {
+    fn chain(&self, thread: &Stopped, back: UserRegisters, call: Call) -> Option<Prepared> {
         let restart = self.gadgets.restart?;
         let registers = &thread.registers;
-        let back = arch::continued(registers);
         let last = registers.rsp.checked_sub(restart.skip + 8)?;
         let words = [
             restart.pop_rdi,
@@ -362,6 +365,17 @@ fn rank(registers: &UserRegisters) -> Option<u32> {
     }
 }
 
+/// Whether a thread is just before the call that goes on with what the kernel remembers: where an earlier stop, or an
+/// earlier call of ours, has put it.
+fn is_about_to_continue(memory: &LiveMemory, registers: &UserRegisters) -> bool {
+    let (address, bytes) = arch::instruction(&arch::returned(registers));
+    let mut found = [0; 2];
+    registers.orig_rax.cast_signed() < 0
+        && registers.rax == libc::SYS_restart_syscall as u64
+        && memory.read_exact(address, &mut found)
+        && found == *bytes
+}
+
 /// The registers with which a thread goes on that may stand inside a restartable sequence (rseq(2)): at its abort
 /// handler if so, as after any preemption. The kernel could not see to that itself, since the thread returns from
 /// elsewhere. None if this cannot be told.
@@ -433,11 +447,15 @@ impl Prepared {
                     reached(Step::Born);
                 }
                 Some(Event::Syscall) => {
+                    let registers = ptrace::registers(tid).map_err(|error| error.to_string())?;
+                    // A signal handler that came first makes calls of its own.
+                    if calls < 2 && registers.rip != arch::returned(&self.start).rip {
+                        continue;
+                    }
                     calls += 1;
                     match calls {
                         1 => reached(Step::Entered),
                         2 => {
-                            let registers = ptrace::registers(tid).map_err(|error| error.to_string())?;
                             outcome.result = registers.rax.cast_signed();
                             // -ERESTARTNOINTR: a signal came first; the kernel makes the call again.
                             if outcome.result == -513 {
@@ -445,10 +463,9 @@ impl Prepared {
                                 continue;
                             }
                             reached(Step::Left);
-                            if self.way == Way::Chain {
-                                return Ok(outcome);
-                            }
                         }
+                        // It is back in the call that the kernel remembers.
+                        3 if self.way == Way::Chain => return Ok(outcome),
                         3 => reached(Step::Restoring),
                         _ => {
                             self.assure(tid);

@@ -118,17 +118,18 @@ impl Memory for Held {
 
 fn take(mut plan: Plan, options: &SnapshotOptions, holder: Holder) -> Result<(), Error> {
     let (root, pid) = (&options.proc_root, plan.pid);
-    let (mut guardian, mut old) = (None, Vec::new());
+    let mut guardian = None;
     if plan.site.is_some() {
+        for leftover in reap::leftovers(root, pid) {
+            reap::reap(root, pid, leftover);
+        }
         guardian = Guardian::start(root, pid);
-        old = reap::leftovers(root, pid);
     }
     let group = Group::stop(root, pid, STOP_TIMEOUT)?;
     reached(Step::Stopped);
     let threads = group.registers()?;
-    reached(Step::Rewound);
     let Some(site) = plan.site.take() else { return stopped(plan, options, group, threads, holder) };
-    match fork::freeze(&group, &threads, &site, (root, pid), guardian.as_mut(), &old) {
+    match fork::freeze(&threads, &site, (root, pid), guardian.as_mut()) {
         Ok(copy) => {
             let pause = group.release();
             reached(Step::Released);

@@ -26,3 +26,27 @@ fn frozen_memory_stays_while_the_process_runs_on() {
     assert_eq!(children(target.pid()), []);
     assert_eq!(target.ask("children"), format!("0 -1 {}", libc::ECHILD));
 }
+
+#[test]
+fn registers_are_those_of_the_program_and_stay() {
+    let mut target = Target::start("vectors", &[]);
+    let before: u64 = target.ask("spins").parse().unwrap();
+    let mut seen = (0, 0);
+    for _ in 0..30 {
+        let snapshot = snapshot(target.pid(), &fork()).unwrap();
+        let registers = &snapshot.threads[0].registers;
+        let general = (1..=9).filter(|n| registers.general.contains(&(0x1111_1111_0000_0000 + n))).count();
+        // The 16 registers that every processor has, and what only the widest part of them holds.
+        let low = (1..=16).filter(|n| registers.vector.contains(&(n * 0x0101_0101_0101_0101))).count();
+        let high =
+            (1..=16u64).filter(|n| registers.vector.contains(&(n << 56 | 0x5a_5a5a_5a5a_5a5a))).count();
+        seen = seen.max((general, low + high));
+        assert!(snapshot.threads[0].registers.sp != 0);
+    }
+    // A snapshot can fall between two spins.
+    assert_eq!(seen, (9, 32));
+    let after: u64 = target.ask("spins").parse().unwrap();
+    assert!(after > before);
+    let (rest, status) = target.finish();
+    assert!(status.success(), "{status} {rest}");
+}

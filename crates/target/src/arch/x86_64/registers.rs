@@ -100,7 +100,7 @@ pub fn vector_words(extended: &[u8], layout: Xsave) -> Vec<u64> {
     let parts: Vec<_> = match layout {
         // The upper halves of YMM0-15, of ZMM0-15, and all of ZMM16-31.
         Xsave::Here => legacy.chain([2, 6, 7].iter().filter_map(|&component| place(component))).collect(),
-        Xsave::Elsewhere => legacy.chain([576..extended.len()]).collect(),
+        Xsave::Elsewhere => legacy.chain(std::iter::once(576..extended.len())).collect(),
     };
     let mut words = Vec::new();
     for part in parts {

@@ -107,6 +107,11 @@ pub fn instruction(registers: &UserRegisters) -> (u64, &'static [u8]) {
     (registers.rip.wrapping_sub(INSTRUCTION), b"\x0f\x05")
 }
 
+/// The registers behind the instruction that calls the kernel, before it.
+pub fn returned(registers: &UserRegisters) -> UserRegisters {
+    UserRegisters { rip: registers.rip.wrapping_add(INSTRUCTION), ..*registers }
+}
+
 /// Registers that call the kernel at `gadget`.
 pub fn calling(registers: &UserRegisters, gadget: u64, number: c_long, arguments: [u64; 4]) -> UserRegisters {
     let [rdi, rsi, rdx, r10] = arguments;
