@@ -86,10 +86,14 @@ fn all_blocks_of_a_program_with_several_arenas_are_found_and_no_others() {
 fn a_single_thread_is_enough_to_find_everything() {
     let directory = tempfile::tempdir().unwrap();
     let program = compile(directory.path(), "patterns", &[]);
-    let running = Running::start(Command::new(program).arg("0"));
-    let (heap, blocks) = walked(&running, &BY_LOOK);
-    assert_exact(&running, &heap, &blocks);
-    assert_sums(&running, &heap);
+    for threads in ["-1", "0"] {
+        let running = Running::start(Command::new(&program).arg(threads));
+        let (heap, blocks) = walked(&running, &BY_LOOK);
+        assert_exact(&running, &heap, &blocks);
+        assert_sums(&running, &heap);
+        let by_look = heap.notes.iter().any(|note| note.contains("by its look"));
+        assert_eq!(by_look, threads == "-1", "{:?}", heap.notes);
+    }
 }
 
 #[test]
@@ -114,6 +118,28 @@ fn a_statically_linked_glibc_is_found_in_the_executable() {
 }
 
 #[test]
+fn tunables_change_nothing_about_exactness() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = compile(directory.path(), "patterns", &[]);
+    for tunables in [
+        "glibc.malloc.tcache_count=0",
+        "glibc.malloc.tcache_count=100:glibc.malloc.tcache_max=500",
+        "glibc.malloc.mxfast=0",
+        "glibc.malloc.mxfast=160",
+        "glibc.malloc.arena_max=1",
+        "glibc.malloc.mmap_max=0",
+        "glibc.malloc.mmap_threshold=4096",
+        "glibc.malloc.hugetlb=1",
+        "glibc.malloc.perturb=165",
+    ] {
+        let running = Running::start(Command::new(&program).args(["3", "1"]).env("GLIBC_TUNABLES", tunables));
+        let (heap, blocks) = walked(&running, &BY_LOOK);
+        println!("{tunables}");
+        assert_exact(&running, &heap, &blocks);
+    }
+}
+
+#[test]
 fn an_arena_whose_break_cannot_move_is_found_in_pieces() {
     let directory = tempfile::tempdir().unwrap();
     let program = compile(directory.path(), "patterns", &[]);
@@ -122,6 +148,8 @@ fn an_arena_whose_break_cannot_move_is_found_in_pieces() {
     let running = Running::start(Command::new(loader).arg(&program).args(["2", "2"]));
     let (heap, blocks) = walked(&running, &BY_LOOK);
     assert_exact(&running, &heap, &blocks);
+    assert_sums(&running, &heap);
+    assert!(heap.arenas[0].heaps.len() > 2, "{:x?}", heap.arenas[0]);
 }
 
 /// Other versions of glibc: directories of their build trees (with `libc.so` and `elf/ld.so`), separated by colons, in
@@ -149,9 +177,16 @@ fn other_versions_of_glibc_are_walked_as_exactly() {
         for (built, installed) in [("libc.so", "libc.so.6"), ("nptl/libpthread.so", "libpthread.so.0")] {
             let _ = std::fs::copy(own(built), libraries.join(installed));
         }
-        for arguments in [["0", "0"], ["4", "0"], ["3", "1"], ["2", "2"]] {
+        for arguments in [["-1", "0"], ["0", "0"], ["4", "0"], ["3", "1"], ["2", "2"]] {
             let mut command = Command::new(own("elf/ld.so"));
             command.arg("--library-path").arg(&libraries).arg(&program).args(arguments);
+            // Where there are large lists of the cache (2.42) and mmapped chunks in them (2.43), use them.
+            if arguments == ["4", "0"] {
+                command.env(
+                    "GLIBC_TUNABLES",
+                    "glibc.malloc.tcache_max=4194303:glibc.malloc.mmap_threshold=65536",
+                );
+            }
             let running = Running::start(&mut command);
             let (heap, blocks) = walked(&running, &BY_LOOK);
             println!("{build} {arguments:?}: {:?}, {} blocks, {:?}", heap.version, blocks.len(), heap.notes);

@@ -128,10 +128,11 @@ int main(int argc, char **argv)
     churn(42, 50000);
     fixed();
     pthread_t id;
-    for (intptr_t i = 0; i < 3; i++) {
+    for (intptr_t i = 0; i < 3 && threads >= 0; i++) {
         pthread_create(&id, 0, brief, (void *)(i + 100));
         pthread_join(id, 0);
     }
+    if (threads < 0) threads = 0;
     pthread_barrier_init(&ready, 0, threads + 1);
     for (intptr_t i = 0; i < threads; i++) pthread_create(&id, 0, thread, (void *)i);
     pthread_barrier_wait(&ready);
