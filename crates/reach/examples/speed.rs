@@ -165,6 +165,22 @@ fn status(name: &str) -> u64 {
     line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
+fn number_of_rounds() -> usize {
+    std::env::var("ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(5)
+}
+
+/// Seconds of processor time that this process has used: with other work on the machine, steadier than the clock.
+fn processor() -> f64 {
+    // SAFETY: filled in by the call, for which zeroes are a valid start.
+    let usage = unsafe {
+        let mut usage = std::mem::zeroed::<libc::rusage>();
+        libc::getrusage(libc::RUSAGE_SELF, &mut usage);
+        usage
+    };
+    let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
+    seconds(usage.ru_utime) + seconds(usage.ru_stime)
+}
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number =
@@ -253,16 +269,17 @@ fn measure(shape: &str, bytes: u64, count: usize, threads: usize) {
     blocks.for_each(|block| builder.push(block));
     let blocks: Blocks = builder.finish();
     let built = started.elapsed();
-    let ranges = vec![roots as u64 + 8..roots as u64 + 8 + root_words * 8];
+    let first = roots as u64 + 8;
+    let ranges = std::iter::once(first..first + root_words * 8).collect();
     let found_roots = Roots { ranges, ..Roots::default() };
-    let areas = [base..end];
+    let areas: Vec<_> = std::iter::once(base..end).collect();
     let heap =
         Heap { memory: &memory, blocks: &blocks, areas: &areas, mappings: &mappings, roots: &found_roots };
     let options = Options { threads, ..Options::default() };
-    let mut times = Vec::new();
+    let (mut times, mut processor_times) = (Vec::new(), Vec::new());
     let mut peak = 0;
     let mut text = String::new();
-    for round in 0..5 {
+    for round in 0..number_of_rounds() {
         let last = std::sync::Mutex::new((None, started.elapsed()));
         let steps = std::sync::Mutex::new(Vec::new());
         let started_round = started.elapsed();
@@ -274,9 +291,11 @@ fn measure(shape: &str, bytes: u64, count: usize, threads: usize) {
                 last.0 = Some(progress.step);
             }
         };
+        let used = processor();
         let findings = scan(&heap, &options, Some(&progress));
         let ended = started.elapsed();
         times.push((ended - started_round).as_secs_f64());
+        processor_times.push(processor() - used);
         if round == 0 {
             peak = status("VmHWM:");
         }
@@ -296,14 +315,16 @@ fn measure(shape: &str, bytes: u64, count: usize, threads: usize) {
         );
     }
     times.sort_by(f64::total_cmp);
+    processor_times.sort_by(f64::total_cmp);
     let median = times[times.len() / 2];
     println!(
-        "{shape:10} {:.2} M blocks {:.2} GiB: build {:.3} s, scan {median:.3} s ({:.3} to {:.3}), {:.2} GB/s, peak +{:.1} MiB | {text}",
+        "{shape:10} {:.2} M blocks {:.2} GiB: build {:.3} s, scan {median:.3} s ({:.3} to {:.3}; processor {:.3}), {:.2} GB/s, peak +{:.1} MiB | {text}",
         blocks.len() as f64 / 1e6,
         bytes as f64 / (1u64 << 30) as f64,
         built.as_secs_f64(),
         times[0],
         times[times.len() - 1],
+        processor_times[processor_times.len() / 2],
         bytes as f64 / 1e9 / median,
         (peak.saturating_sub(before)) as f64 / 1024.0,
     );

@@ -5,6 +5,7 @@
 //! to [`FULL`] - 1 per block. A block with more is read again when it is its turn; a system call is cheap for so many.
 
 use crate::heuristics::{Judge, Scratch, Via};
+use crate::lookup::Hit;
 use crate::words::{BUFFER, Reader};
 use crate::{Block, Blocks};
 use std::ops::Range;
@@ -24,6 +25,12 @@ const FULL: usize = 15;
 const QUARTERS: usize = 9;
 /// Larger blocks are not read ahead: reading them when it is their turn costs no more.
 const LARGE: u64 = 64 << 10;
+/// Words that are looked at together.
+const PART: usize = 256;
+/// Of a block with more pointers than this, even if some lead nowhere or to the same block, the edges are not kept.
+const MAX_POINTERS: usize = 64;
+/// So many pointers are worth looking up together.
+const ENOUGH: usize = 512;
 /// Unused bytes between blocks that are read all the same, rather than with one more system call.
 const MAX_GAP: u64 = 16 << 10;
 
@@ -90,6 +97,10 @@ pub(crate) struct Hand {
     batch: Vec<Block>,
     edges: Vec<u32>,
     degrees: Vec<u8>,
+    /// Words that may be pointers, how many of them each block holds, and what they hit.
+    pointers: Vec<u64>,
+    counts: Vec<usize>,
+    hits: Vec<Option<Hit>>,
 }
 
 impl<'a> Scan<'a> {
@@ -109,15 +120,37 @@ impl<'a> Scan<'a> {
         Some(Edge::new(hit.index, self.judge.via(pointer, hit, scratch)))
     }
 
+    /// Appends what may be pointers to blocks.
+    fn collect(&self, bytes: &[u8], pointers: &mut Vec<u64>) {
+        let mut found = [0; PART];
+        let mut count = 0;
+        // Most words are no pointers, and this is all that is done for them. Which ones are is as good as random, so
+        // there is no branch on it.
+        for pointer in self.reader.pointers(bytes) {
+            if let Some(place) = found.get_mut(count) {
+                *place = pointer;
+            }
+            count += usize::from(pointer.wrapping_sub(self.low) < self.span);
+        }
+        pointers.extend_from_slice(found.get(..count).unwrap_or_default());
+    }
+
     /// Reads a range and hands over the edges in it.
     pub(crate) fn edges_in(&self, range: &Range<u64>, hand: &mut Hand, mut take: impl FnMut(Edge)) {
-        let Hand { buffer, scratch, .. } = hand;
+        let Hand { buffer, scratch, pointers, hits, .. } = hand;
         self.reader.pieces(range, buffer, |_, bytes| {
-            for pointer in self.reader.pointers(bytes) {
-                if let Some(edge) = self.edge(pointer, scratch) {
-                    take(edge);
+            for part in bytes.chunks(8 * PART) {
+                pointers.clear();
+                hits.clear();
+                self.collect(part, pointers);
+                self.blocks.locate_all(pointers, hits);
+                for (&pointer, hit) in pointers.iter().zip(hits.iter()) {
+                    if let &Some(hit) = hit {
+                        take(Edge::new(hit.index, self.judge.via(pointer, hit, scratch)));
+                    }
                 }
             }
+            pointers.clear();
         });
     }
 }
@@ -206,29 +239,58 @@ fn read_batch(scan: &Scan<'_>, span: &Range<u64>, batch: &[Block], hand: &mut Ha
     if batch.is_empty() {
         return;
     }
-    let Hand { buffer, spare, scratch, edges, degrees, .. } = hand;
-    let bytes = scan.reader.fill(span, buffer, spare);
+    let mut buffer = std::mem::take(&mut hand.buffer);
+    let bytes = scan.reader.fill(span, &mut buffer, &mut hand.spare);
     for block in batch {
-        let before = edges.len();
         // At the upper end of the address space nothing is readable anyway: an empty range will do.
         let from = block.address.checked_next_multiple_of(8).unwrap_or(span.start) - span.start;
         let to = (block.address.saturating_add(block.size) - span.start) & !7;
-        let words = bytes.get(from as usize..to as usize).unwrap_or_default();
+        let before = hand.pointers.len();
+        for part in bytes.get(from as usize..to as usize).unwrap_or_default().chunks(8 * PART) {
+            scan.collect(part, &mut hand.pointers);
+            if hand.pointers.len() - before > MAX_POINTERS {
+                break;
+            }
+        }
+        hand.counts.push(hand.pointers.len() - before);
+        if hand.pointers.len() >= ENOUGH {
+            resolve(scan, hand);
+        }
+    }
+    resolve(scan, hand);
+    hand.buffer = buffer;
+}
+
+/// Looks up the pointers collected, and appends the edges of the blocks in which they lie.
+fn resolve(scan: &Scan<'_>, hand: &mut Hand) {
+    let Hand { pointers, counts, hits, scratch, edges, degrees, .. } = hand;
+    hits.clear();
+    scan.blocks.locate_all(pointers, hits);
+    let mut found = pointers.iter().zip(hits.iter());
+    for &count in counts.iter() {
+        let before = edges.len();
         let mut degree = 0;
-        for pointer in scan.reader.pointers(words) {
-            let Some(Edge(edge)) = scan.edge(pointer, scratch) else { continue };
+        for (&pointer, hit) in found.by_ref().take(count) {
+            let &Some(hit) = hit else { continue };
+            if degree == FULL {
+                continue;
+            }
+            let Edge(edge) = Edge::new(hit.index, scan.judge.via(pointer, hit, scratch));
             if degree > 0 && edges.last() == Some(&edge) {
                 continue;
             }
-            degree += 1;
-            if degree == FULL {
-                edges.truncate(before);
-                break;
-            }
             edges.push(edge);
+            degree += 1;
+        }
+        // The rest of a block with so many was not even collected.
+        if degree == FULL || count > MAX_POINTERS {
+            edges.truncate(before);
+            degree = FULL;
         }
         degrees.push(degree as u8);
     }
+    pointers.clear();
+    counts.clear();
 }
 
 /// Drops the edges of the blocks with most, until the rest keep within what a chunk may take.

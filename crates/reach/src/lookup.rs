@@ -74,6 +74,32 @@ impl fmt::Debug for Blocks {
     }
 }
 
+/// Addresses that are looked up together.
+const TOGETHER: usize = 64;
+
+/// A page of a segment, or what lies behind its last one.
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    slot: usize,
+    is_behind: bool,
+}
+
+/// The blocks that start in a page.
+#[derive(Debug, Clone, Copy)]
+struct Entries {
+    first: usize,
+    count: usize,
+    covered: u32,
+}
+
+/// How far a lookup has come.
+#[derive(Debug, Clone, Copy)]
+enum PageOf {
+    Nothing,
+    Slot(Slot),
+    Page(Entries),
+}
+
 /// What an address points to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Hit {
@@ -176,24 +202,70 @@ impl Blocks {
     /// What `address` points to.
     #[inline]
     pub(crate) fn locate(&self, address: u64) -> Option<Hit> {
+        self.locate_in(self.page_at(address)?, address)
+    }
+
+    /// What each of the addresses points to, appended to `hits`.
+    ///
+    /// A lookup is three steps, each of which misses the cache if addresses are far apart. Taken step by step for many
+    /// addresses, their misses overlap, which is several times faster than address by address.
+    pub(crate) fn locate_all(&self, addresses: &[u64], hits: &mut Vec<Option<Hit>>) {
+        let mut at = [PageOf::Nothing; TOGETHER];
+        for addresses in addresses.chunks(TOGETHER) {
+            for (at, &address) in at.iter_mut().zip(addresses) {
+                *at = self.slot_at(address).map_or(PageOf::Nothing, PageOf::Slot);
+            }
+            let mut touched = 0;
+            for (at, &address) in at.iter_mut().zip(addresses) {
+                let PageOf::Slot(slot) = *at else { continue };
+                let Some(page) = self.page(slot) else { continue };
+                // The middle of the search: where the block is if blocks are spread evenly.
+                let guess = page.first + (page.count as u64 * (address % PAGE) / PAGE) as usize;
+                touched |= self.entries.get(guess).copied().unwrap_or(0);
+                *at = PageOf::Page(page);
+            }
+            std::hint::black_box(touched);
+            hits.extend(at.iter().zip(addresses).map(|(at, &address)| match *at {
+                PageOf::Nothing => None,
+                PageOf::Slot(_) => self.locate(address),
+                PageOf::Page(page) => self.locate_in(page, address),
+            }));
+        }
+    }
+
+    fn slot_at(&self, address: u64) -> Option<Slot> {
         let segment = self.segment_at(address)?;
         let page = ((address - segment.start) >> PAGE_BITS) as usize;
-        if page >= segment.pages {
-            let behind = self.pages.get(segment.slot + segment.pages)?;
-            return Some(Hit { index: (behind.first as usize).checked_sub(1)?, offset: None });
+        Some(match page >= segment.pages {
+            true => Slot { slot: segment.slot + segment.pages, is_behind: true },
+            false => Slot { slot: segment.slot + page, is_behind: false },
+        })
+    }
+
+    fn page(&self, Slot { slot, is_behind }: Slot) -> Option<Entries> {
+        if is_behind {
+            let first = self.pages.get(slot)?.first as usize;
+            return Some(Entries { first, count: 0, covered: u32::MAX });
         }
-        let &[this, next] = self.pages.get(segment.slot + page..segment.slot + page + 2)? else {
-            return None;
-        };
+        let &[this, next] = self.pages.get(slot..slot + 2)? else { return None };
         let first = this.first as usize;
-        let entries = self.entries.get(first..next.first as usize)?;
+        Some(Entries { first, count: next.first as usize - first, covered: u32::from(this.covered) })
+    }
+
+    fn page_at(&self, address: u64) -> Option<Entries> {
+        self.page(self.slot_at(address)?)
+    }
+
+    #[inline]
+    fn locate_in(&self, page: Entries, address: u64) -> Option<Hit> {
+        let Entries { first, count, covered } = page;
+        let entries = self.entries.get(first..first + count)?;
         let within = (address % PAGE) as u32;
         let key = within >> 3 << SIZE_BITS | ODD;
         let mut count = entries.partition_point(|&entry| entry <= key);
         loop {
             let Some(before) = count.checked_sub(1) else {
-                let covered = within < u32::from(this.covered);
-                return covered.then(|| Hit { index: first.saturating_sub(1), offset: None });
+                return (within < covered).then_some(Hit { index: first.checked_sub(1)?, offset: None });
             };
             let entry = *entries.get(before)?;
             let (offset, size) = match entry & ODD {
