@@ -20,4 +20,4 @@ pub use records::{Collector, FoundBlock, Merged, Names, SizeClass, Stack, merge}
 pub use report::{
     Ages, Amount, BlockSource, Chain, LeakRecord, LeakReport, SizeRange, SnapshotKind, Source, Summary,
 };
-pub use suppress::{Error, Origin, Subject, SuppressionUse, Suppressions, generate};
+pub use suppress::{Error, Origin, Problem, Subject, SuppressionUse, Suppressions, generate};

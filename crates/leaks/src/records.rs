@@ -10,6 +10,7 @@ use crate::suppress::{Subject, SuppressionUse, Suppressions};
 use leakscope_profile::{Frame, is_allocator_function};
 use leakscope_reach::Kind;
 use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Duration;
 
 /// How many addresses a record names.
@@ -96,7 +97,38 @@ impl FoundBlock {
 /// Sums up blocks by kind and stack as they come; takes memory by the number of groups, not of blocks.
 #[derive(Debug, Clone, Default)]
 pub struct Collector {
-    groups: HashMap<(Kind, Key), Group>,
+    groups: HashMap<(Kind, Key), Group, BuildHasherDefault<KeyHasher>>,
+}
+
+/// Multiplies and rotates. The keys are numbers that leakscope gave out itself, so nobody can choose them to collide.
+#[derive(Debug, Clone, Default)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.write_u64(u64::from(byte)));
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.write_u64(u64::from(number));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0.rotate_left(5) ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 ^= self.0 >> 32;
+    }
+
+    fn write_isize(&mut self, number: isize) {
+        self.write_u64(number as u64);
+    }
+
+    fn write_usize(&mut self, number: usize) {
+        self.write_u64(number as u64);
+    }
 }
 
 /// Sums over blocks.
@@ -114,18 +146,23 @@ struct Group {
 }
 
 impl Group {
+    /// For every block of a heap, so it takes no detour over [`Group::merge`].
     fn add(&mut self, block: &FoundBlock) {
-        let size = SizeRange { min: block.size, max: block.size };
-        self.merge(Group {
-            direct_bytes: block.size,
-            indirect_bytes: block.indirect_bytes,
-            indirect_blocks: block.indirect_blocks,
-            blocks: 1,
-            sizes: Some(size),
-            ages: block.age.map(|age| Ages { youngest: age, oldest: age }),
-            signature: Some(block.signature),
-            examples: BTreeSet::new(),
-        });
+        self.direct_bytes = self.direct_bytes.saturating_add(block.size);
+        self.indirect_bytes = self.indirect_bytes.saturating_add(block.indirect_bytes);
+        self.indirect_blocks = self.indirect_blocks.saturating_add(block.indirect_blocks);
+        self.blocks = self.blocks.saturating_add(1);
+        let sizes = self.sizes.get_or_insert(SizeRange { min: block.size, max: block.size });
+        *sizes = SizeRange { min: sizes.min.min(block.size), max: sizes.max.max(block.size) };
+        if let Some(age) = block.age {
+            let ages = self.ages.get_or_insert(Ages { youngest: age, oldest: age });
+            *ages = Ages { youngest: ages.youngest.min(age), oldest: ages.oldest.max(age) };
+        }
+        match self.signature {
+            None => self.signature = Some(block.signature),
+            Some(signature) if signature != block.signature => self.signature = Some(None),
+            Some(_) => {}
+        }
         if self.examples.len() < EXAMPLES || self.examples.last().is_some_and(|&last| block.address < last) {
             self.examples.insert(block.address);
             self.limit_examples();

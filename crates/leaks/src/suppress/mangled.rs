@@ -57,10 +57,14 @@ impl Mangled {
             }
             Mangled::Generated(pattern) => pattern_of(readable) == *pattern,
             Mangled::Parts(parts) => {
+                // Splitting a name is dear, and most names fail this.
                 let mut words = identifiers(readable);
-                parts.iter().all(|part| {
-                    words.any(|word| if part.open { word.starts_with(&part.text) } else { word == part.text })
-                })
+                parts.iter().all(|part| readable.contains(&part.text))
+                    && parts.iter().all(|part| {
+                        words.any(
+                            |word| if part.open { word.starts_with(&part.text) } else { word == part.text },
+                        )
+                    })
             }
         }
     }

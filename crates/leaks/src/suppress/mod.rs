@@ -14,7 +14,7 @@ pub use generate::generate;
 use crate::{Amount, KindSet};
 use leakscope_profile::Frame;
 use leakscope_reach::Kind;
-use pattern::{FramePattern, Glob};
+use pattern::{FramePattern, Glob, Items};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -157,19 +157,16 @@ impl Suppressions {
 
     /// The index of the first that matches.
     pub fn find(&self, subject: &Subject<'_>) -> Option<usize> {
-        self.entries.iter().position(|entry| entry.matches(subject))
-    }
-}
-
-impl Entry {
-    fn matches(&self, subject: &Subject<'_>) -> bool {
-        if !self.kinds.contains(subject.kind) {
-            return false;
-        }
-        match &self.rule {
-            Rule::Frames(patterns) => pattern::match_stack(patterns, subject),
-            Rule::Anywhere(glob) => lsan::matches(glob, subject),
-        }
+        let mut items = None;
+        self.entries.iter().position(|entry| {
+            entry.kinds.contains(subject.kind)
+                && match &entry.rule {
+                    Rule::Frames(patterns) => {
+                        items.get_or_insert_with(|| Items::new(subject)).match_patterns(patterns)
+                    }
+                    Rule::Anywhere(glob) => lsan::matches(glob, subject),
+                }
+        })
     }
 }
 

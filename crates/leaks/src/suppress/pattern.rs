@@ -24,6 +24,12 @@ impl Glob {
     }
 
     pub(super) fn matches(&self, text: &str) -> bool {
+        // Most names differ at once.
+        let first =
+            |text: &str| text.bytes().next().filter(|&byte| byte != b'*' && (byte != b'?' || !self.question));
+        if first(&self.pattern).is_some_and(|byte| text.bytes().next() != Some(byte)) {
+            return false;
+        }
         let one = |&pattern: &u8, &byte: &u8| pattern == byte || (pattern == b'?' && self.question);
         wild(self.pattern.as_bytes(), text.as_bytes(), |&byte| byte == b'*', one, true)
     }
@@ -103,15 +109,13 @@ impl FramePattern {
     fn matches(&self, item: &Item<'_>) -> bool {
         match (self, item) {
             (FramePattern::Ellipsis, _) => true,
-            (FramePattern::Function(pattern), Item::Frame(frame, mangled)) => {
-                pattern.matches(frame, *mangled)
-            }
+            (FramePattern::Function(pattern), Item::Frame(frame)) => pattern.matches(frame),
             (FramePattern::Function(pattern), Item::Allocator(known)) => pattern.matches_allocator(*known),
-            (FramePattern::Object(glob), Item::Frame(frame, _)) => {
+            (FramePattern::Object(glob), Item::Frame(Named { frame, .. })) => {
                 glob.matches(frame.module.as_deref().unwrap_or(UNKNOWN))
             }
             (FramePattern::Object(glob), Item::Allocator(_)) => glob.matches(MEMCHECKS_MODULE),
-            (FramePattern::Source { file, line }, Item::Frame(frame, _)) => {
+            (FramePattern::Source { file, line }, Item::Frame(Named { frame, .. })) => {
                 let path = frame.file.as_deref().unwrap_or(UNKNOWN);
                 let name = path.rsplit('/').next().unwrap_or(path);
                 line.is_none_or(|line| frame.line == Some(line)) && (file.matches(path) || file.matches(name))
@@ -178,15 +182,15 @@ impl FunctionPattern {
         self.glob.matches(name) || self.versionless.as_ref().is_some_and(|glob| glob.matches(name))
     }
 
-    fn matches(&self, frame: &Frame, mangled: Option<&str>) -> bool {
-        let Some(name) = frame.function.as_deref() else {
-            return self.matches_name(mangled.unwrap_or(UNKNOWN));
+    fn matches(&self, frame: &Named<'_>) -> bool {
+        let Some(name) = frame.frame.function.as_deref() else {
+            return self.matches_name(frame.mangled.unwrap_or(UNKNOWN));
         };
         self.matches_name(name)
-            || mangled.is_some_and(|name| self.matches_name(name))
+            || frame.mangled.is_some_and(|name| self.matches_name(name))
             || self.mangled.as_ref().is_some_and(|pattern| pattern.matches(name))
             // Debug information names an inlined function without its namespace, and so does memcheck.
-            || (frame.inlined && (self.matches_name(bare_name(name)) || self.inlined == inlined_name(name)))
+            || frame.bare.is_some_and(|(bare, inlined)| self.matches_name(bare) || self.inlined == inlined)
             || (&*self.glob.pattern == "(below main)" && name.starts_with("__libc_start"))
     }
 
@@ -206,23 +210,44 @@ impl FunctionPattern {
 enum Item<'a> {
     /// The allocating function, which is the first frame for memcheck; its name if known.
     Allocator(Option<&'a str>),
-    /// A frame, and its mangled name.
-    Frame(&'a Frame, Option<&'a str>),
+    /// A frame.
+    Frame(Named<'a>),
 }
 
-/// Whether the patterns match the stack from its inner end on. The allocating function, which memcheck's stacks begin
-/// with and ours lack, is put before them; a pattern that begins with the caller matches, too.
-pub(super) fn match_stack(patterns: &[FramePattern], subject: &Subject<'_>) -> bool {
-    let mangled = subject.mangled.iter().map(Option::as_deref).chain(std::iter::repeat(None));
-    let frames = subject.frames.iter().zip(mangled).map(|(frame, mangled)| Item::Frame(frame, mangled));
-    if subject.frames.is_empty() {
-        // Nothing is known of where it was allocated: `fun:malloc` alone would hide every block there is.
-        return false;
+/// A frame with all the names that it can be matched by.
+struct Named<'a> {
+    frame: &'a Frame,
+    mangled: Option<&'a str>,
+    /// Of an inlined function: its name without its namespace, with template arguments and without.
+    bare: Option<(&'a str, &'a str)>,
+}
+
+/// A stack made ready for being matched with many suppressions.
+pub(super) struct Items<'a>(Vec<Item<'a>>);
+
+impl<'a> Items<'a> {
+    /// The allocating function, which memcheck's stacks begin with and ours lack, is put before the frames.
+    pub(super) fn new(subject: &Subject<'a>) -> Items<'a> {
+        let mangled = subject.mangled.iter().map(Option::as_deref).chain(std::iter::repeat(None));
+        let frames = subject.frames.iter().zip(mangled).map(|(frame, mangled)| {
+            let name = frame.function.as_deref().filter(|_| frame.inlined);
+            Item::Frame(Named {
+                frame,
+                mangled,
+                bare: name.map(|name| (bare_name(name), inlined_name(name))),
+            })
+        });
+        Items(std::iter::once(Item::Allocator(subject.allocator)).chain(frames).collect())
     }
-    let items: Vec<Item<'_>> = std::iter::once(Item::Allocator(subject.allocator)).chain(frames).collect();
-    let any = |pattern: &FramePattern| matches!(pattern, FramePattern::Ellipsis);
-    let from = |items: &[Item<'_>]| wild(patterns, items, any, FramePattern::matches, false);
-    from(&items) || from(items.get(1..).unwrap_or_default())
+
+    /// Whether the patterns match the stack from its inner end on. A pattern that begins with the allocating function's
+    /// caller matches, too. Nothing matches an empty stack: `fun:malloc` alone would hide every untraced block.
+    pub(super) fn match_patterns(&self, patterns: &[FramePattern]) -> bool {
+        let any = |pattern: &FramePattern| matches!(pattern, FramePattern::Ellipsis);
+        let from = |items: &[Item<'_>]| wild(patterns, items, any, FramePattern::matches, false);
+        let frames = self.0.get(1..).unwrap_or_default();
+        !frames.is_empty() && (from(&self.0) || from(frames))
+    }
 }
 
 #[cfg(test)]
