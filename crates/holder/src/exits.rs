@@ -57,18 +57,36 @@ impl fmt::Debug for AtExit {
 ///   its buffers to a pipe whose reader is next in the queue here.
 /// * The process may be killed at any time.
 pub struct ExitingProcess {
-    arena: Arc<Arena>,
-    offset: u64,
-    serial: u32,
-    pid: u32,
+    place: Place,
     is_command: bool,
     reaped: Arc<Mutex<Option<i32>>>,
+}
+
+/// Where a waiting process is traced into.
+#[derive(Clone)]
+pub(crate) struct Place {
+    pub(crate) arena: Arc<Arena>,
+    offset: u64,
+    serial: u32,
+    pub(crate) pid: u32,
+}
+
+impl Place {
+    /// The window, if it still is this process's.
+    pub(crate) fn record(&self) -> Option<&Window> {
+        self.arena.window(self.offset).filter(|window| window.serial.load(Acquire) == self.serial)
+    }
+
+    /// Whether the process still exists and has not ended.
+    pub(crate) fn is_alive(&self) -> bool {
+        leakscope_proc::stat(Path::new("/proc"), self.pid).is_ok_and(|stat| !stat.has_ended())
+    }
 }
 
 impl ExitingProcess {
     /// Its pid.
     pub fn pid(&self) -> u32 {
-        self.pid
+        self.place.pid
     }
 
     /// Whether it is the command itself, and not a child of its.
@@ -78,23 +96,25 @@ impl ExitingProcess {
 
     /// Counts the programs of the run, from 1.
     pub fn serial(&self) -> u32 {
-        self.serial
+        self.place.serial
     }
 
     /// The arena that it is traced into.
     pub fn arena(&self) -> &Arena {
-        &self.arena
+        &self.place.arena
     }
 
     /// Offset of its window in the arena. The window stays until the callback has returned.
     pub fn window(&self) -> u64 {
-        self.offset
+        self.place.offset
     }
 
     /// The waiting thread: its tid as the process sees it, and its stack pointer. What that thread's preserved registers
     /// held lies above the stack pointer.
     pub fn waiting_thread(&self) -> (u32, u64) {
-        self.record().map_or((0, 0), |window| (window.exit_tid.load(Acquire), window.exit_sp.load(Acquire)))
+        self.place
+            .record()
+            .map_or((0, 0), |window| (window.exit_tid.load(Acquire), window.exit_sp.load(Acquire)))
     }
 
     /// Its heap file as of now: the blocks in use, their stacks, its modules.
@@ -102,14 +122,14 @@ impl ExitingProcess {
     /// # Errors
     /// If another process of the run has damaged it.
     pub fn heap(&self) -> Result<Snapshot, Error> {
-        let mut snapshot = self.arena.snapshot(self.offset)?;
-        snapshot.process.host_pid = self.pid;
+        let mut snapshot = self.place.arena.snapshot(self.place.offset)?;
+        snapshot.process.host_pid = self.place.pid;
         Ok(snapshot)
     }
 
     /// Lets it go on to its end. Further calls have no effect.
     pub fn release(&self) {
-        if let Some(window) = self.record()
+        if let Some(window) = self.place.record()
             && window.exit_state.swap(EXIT_GO, AcqRel) != EXIT_GO
         {
             futex::wake(&window.exit_state);
@@ -121,8 +141,8 @@ impl ExitingProcess {
     ///
     /// # Errors
     /// If it cannot: it has forbidden itself system calls, there is no memory for it, or it is gone.
-    pub fn serve(&self) -> Result<ServedMemory<'_>, Error> {
-        ServedMemory::ask(self)
+    pub fn serve(&self) -> Result<ServedMemory, Error> {
+        ServedMemory::ask(self.place.clone())
     }
 
     /// Tells the status by which a callback has reaped the process against all advice.
@@ -134,12 +154,7 @@ impl ExitingProcess {
 
     /// Whether it still exists and has not ended.
     pub fn is_alive(&self) -> bool {
-        leakscope_proc::stat(Path::new("/proc"), self.pid).is_ok_and(|stat| !stat.has_ended())
-    }
-
-    /// The window, if it still is this process's.
-    pub(crate) fn record(&self) -> Option<&Window> {
-        self.arena.window(self.offset).filter(|window| window.serial.load(Acquire) == self.serial)
+        self.place.is_alive()
     }
 }
 
@@ -327,10 +342,7 @@ impl Examiner {
                 continue;
             };
             self.examine(ExitingProcess {
-                arena: arena.clone(),
-                offset,
-                serial: window.serial.load(Acquire),
-                pid,
+                place: Place { arena: arena.clone(), offset, serial: window.serial.load(Acquire), pid },
                 is_command: pid == root,
                 reaped: self.waits.reaped.clone(),
             });

@@ -1,6 +1,6 @@
 //! The memory of a process that serves it itself.
 
-use crate::exits::ExitingProcess;
+use crate::exits::Place;
 use crate::{Error, futex};
 use leakscope_heapfile::Arena;
 use leakscope_heapfile::layout::{
@@ -29,8 +29,8 @@ const TEXT_MAX: usize = 256 << 20;
 ///
 /// Reads are answered one at a time, up to a megabyte each; what was read last is kept, so that small reads close
 /// together cost one request. They work until the process is released.
-pub struct ServedMemory<'a> {
-    process: &'a ExitingProcess,
+pub struct ServedMemory {
+    process: Place,
     /// Offset of the mailbox.
     mailbox: u64,
     capacity: u64,
@@ -49,9 +49,9 @@ struct State {
     is_broken: bool,
 }
 
-impl<'a> ServedMemory<'a> {
-    pub(crate) fn ask(process: &'a ExitingProcess) -> Result<ServedMemory<'a>, Error> {
-        let refuse = |reason: &str| Error::Unserved { pid: process.pid(), reason: reason.into() };
+impl ServedMemory {
+    pub(crate) fn ask(process: Place) -> Result<ServedMemory, Error> {
+        let refuse = |reason: &str| Error::Unserved { pid: process.pid, reason: reason.into() };
         let Some(window) = process.record() else { return Err(refuse("it is gone")) };
         let asked = window.exit_state.compare_exchange(EXIT_WAITING, EXIT_SERVE, AcqRel, Acquire);
         if asked.is_err() {
@@ -69,19 +69,14 @@ impl<'a> ServedMemory<'a> {
             return Err(refuse("it may not make system calls, or there is no memory for it"));
         }
         let mailbox = u64::from(window.exit_mailbox.load(Acquire)) * UNIT;
-        let arena = process.arena();
-        let Some(found) = arena.at::<Mailbox>(mailbox).filter(|_| mailbox != 0) else {
+        let Some(found) = process.arena.at::<Mailbox>(mailbox).filter(|_| mailbox != 0) else {
             return Err(refuse("another process has overwritten its part of the heap file"));
         };
         let capacity = u64::from(found.capacity.load(Acquire)).min(ANSWER_MAX);
-        Ok(ServedMemory {
-            process,
-            mailbox,
-            capacity,
-            thread_pointer: found.thread_pointer.load(Acquire),
-            frozen: found.server.load(Acquire) != 0,
-            state: Mutex::new(State { request: found.request.load(Acquire), ..State::default() }),
-        })
+        let thread_pointer = found.thread_pointer.load(Acquire);
+        let frozen = found.server.load(Acquire) != 0;
+        let state = Mutex::new(State { request: found.request.load(Acquire), ..State::default() });
+        Ok(ServedMemory { process, mailbox, capacity, thread_pointer, frozen, state })
     }
 
     /// Whether the memory stands still. Otherwise no copy could be made, and threads of the process may still change it.
@@ -127,7 +122,7 @@ impl<'a> ServedMemory<'a> {
     }
 
     fn arena(&self) -> &Arena {
-        self.process.arena()
+        &self.process.arena
     }
 
     fn buffer(&self) -> u64 {
@@ -188,7 +183,7 @@ impl<'a> ServedMemory<'a> {
     }
 }
 
-impl Memory for ServedMemory<'_> {
+impl Memory for ServedMemory {
     fn read(&self, address: u64, buffer: &mut [u8]) -> usize {
         let mut state = self.state();
         let mut done = 0;
@@ -214,7 +209,7 @@ impl Memory for ServedMemory<'_> {
     }
 }
 
-impl Drop for ServedMemory<'_> {
+impl Drop for ServedMemory {
     fn drop(&mut self) {
         let mut state = self.state();
         self.request(&mut state, REQUEST_END, 0, 0);

@@ -1,6 +1,6 @@
 //! The command line's definition: parser, help, man pages and shell completions all come from it.
 
-use crate::{demo, report, run};
+use crate::{demo, leaks, report, run};
 use clap::{Parser, Subcommand};
 
 /// What a bare `leakscope` prints first.
@@ -10,6 +10,8 @@ line of code, and keep it from coming back.
 
   leakscope run -- COMMAND   trace every allocation of a program you can start;
                              at the end: which lines never freed their memory
+  leakscope leaks PID        of a process that runs already: which of its memory is
+                             lost (nothing points to it any more)
   leakscope report           look again at the last run, or in another way:
                              --format flamegraph -o heap.svg
   leakscope demo             see it work: a small service that leaks in three ways";
@@ -48,6 +50,15 @@ pub enum Subcommands {
     /// another machine (see --exe and --debug-dir).
     #[command(after_long_help = long_help(report::SECTIONS))]
     Report(report::Args),
+    /// Find the blocks that nothing points to any more, in a running process, a core file or a command
+    ///
+    /// What memcheck --leak-check=full tells, of a process that runs as it is: nothing has to be prepared, and it stands
+    /// still for some milliseconds only. Blocks are listed from glibc's own structures; if the process runs under
+    /// leakscope (leakscope run), each record has the stack that allocated it.
+    ///
+    /// With a COMMAND, it is run under the tracer and examined at its exit.
+    #[command(after_long_help = long_help(leaks::SECTIONS))]
+    Leaks(leaks::Args),
     /// A first tour: a small HTTP service that leaks in three ways, and the report that finds them
     ///
     /// The service listens on the loopback address, gets requests for about three seconds and ends. The demo

@@ -5,6 +5,7 @@ mod demo;
 mod exit;
 #[cfg(test)]
 mod generated;
+mod leaks;
 mod report;
 mod run;
 
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
     };
     let result = match cli.command {
         Subcommands::Run(args) => run::run(&args),
+        Subcommands::Leaks(args) => leaks::leaks(&args),
         Subcommands::Report(args) => report::report(&args),
         Subcommands::Demo => demo::demo(),
         Subcommands::Hold(args) => run::hold(&args),

@@ -4,7 +4,7 @@ use crate::cli::{DEBUGINFOD, NO_COLOR, STATE_HOME, Section};
 use crate::{exit, report};
 use anyhow::{Context, Result};
 use clap::ValueHint;
-use leakscope_holder::{Options, Outcome};
+use leakscope_holder::{AtExit, Options, Outcome};
 use leakscope_profile::{Profile, View, formats};
 use leakscope_report::TextOptions;
 use leakscope_symbols::symbolize;
@@ -90,7 +90,7 @@ pub struct Args {
     ///
     /// The kept ones take at most 256 MiB of disk together; beyond that too, those with the least unfreed memory
     /// are removed. The report says how many were.
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value_t = MAX_CHILDREN)]
     max_children: usize,
     /// The command and its arguments
     ///
@@ -100,18 +100,16 @@ pub struct Args {
     command: Vec<OsString>,
 }
 
+/// Most heap files of children that a run keeps.
+const MAX_CHILDREN: usize = 100;
 /// Most bytes of children's heap files that a run keeps.
 const MAX_CHILDREN_BYTES: u64 = 256 << 20;
 
 /// Runs the command, prints the report, and exits as the command did.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let options = Options {
-        command: args.command.clone(),
-        output: args.output.clone(),
-        tracer: TRACER,
         max_children: args.max_children,
-        max_children_bytes: MAX_CHILDREN_BYTES,
-        at_exit: None,
+        ..holder_options(&args.command, args.output.clone(), None)
     };
     // A place that cannot be written is told now, not when the command has run for a week.
     let json = args.json.as_deref().map(report::create).transpose()?;
@@ -121,6 +119,18 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         exit::say(&exit::chain(&error));
     }
     Ok(ExitCode::from(outcome.ended.exit_status()))
+}
+
+/// How the holder runs a command.
+pub fn holder_options(command: &[OsString], output: Option<PathBuf>, at_exit: Option<AtExit>) -> Options {
+    Options {
+        command: command.to_vec(),
+        output,
+        tracer: TRACER,
+        max_children: MAX_CHILDREN,
+        max_children_bytes: MAX_CHILDREN_BYTES,
+        at_exit,
+    }
 }
 
 fn conclude(args: &Args, outcome: &Outcome, json: Option<File>) -> Result<()> {

@@ -7,7 +7,7 @@ mod stat;
 mod status;
 
 pub use cgroup::memory_headroom;
-pub use maps::{Mapping, maps};
+pub use maps::{Mapping, maps, parse_maps};
 pub use process::{Rollup, auxv, cmdline, comm, executable, parse_auxv, rollup, tasks};
 pub use stat::{Stat, resident_bytes, stat};
 pub use status::{Status, status};

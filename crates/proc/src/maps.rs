@@ -39,8 +39,8 @@ pub fn maps(root: &Path, pid: u32) -> Result<Vec<Mapping>, Error> {
     parse_maps(&text).ok_or(Error::Format { path, item: "a mapping's line" })
 }
 
-/// Parses the text of a `maps` file.
-pub(crate) fn parse_maps(text: &[u8]) -> Option<Vec<Mapping>> {
+/// Parses the text of a `maps` file. None if it is not understood.
+pub fn parse_maps(text: &[u8]) -> Option<Vec<Mapping>> {
     text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).map(parse_line).collect()
 }
 
