@@ -281,14 +281,15 @@ KEEP_CALL void aligned_variants_lost(void) {
     keep(zeroed(memalign(256, 300), 300));
 }
 
-enum { HUGE = 3 << 20 };
+// Enough for a mapping of its own, little enough that no number of memcheck's low addresses leads into it by chance.
+enum { HUGE = 256 << 10 };
 
 KEEP_CALL void huge_lost(void) { keep(BLOCK(HUGE)); }
 KEEP_CALL void huge_held(void) { held[0] = BLOCK(HUGE); }
-KEEP_CALL void huge_held_inside(void) { held[0] = (char *)BLOCK(HUGE) + (2 << 20); }
-KEEP_CALL void huge_aligned_lost(void) { keep(aligned(1 << 20, HUGE)); }
-KEEP_CALL void huge_aligned_held(void) { held[0] = aligned(1 << 20, HUGE); }
-KEEP_CALL void huge_aligned_held_inside(void) { held[0] = (char *)aligned(1 << 20, HUGE) + (1 << 20); }
+KEEP_CALL void huge_held_inside(void) { held[0] = (char *)BLOCK(HUGE) + HUGE / 2; }
+KEEP_CALL void huge_aligned_lost(void) { keep(aligned(1 << 16, HUGE)); }
+KEEP_CALL void huge_aligned_held(void) { held[0] = aligned(1 << 16, HUGE); }
+KEEP_CALL void huge_aligned_held_inside(void) { held[0] = (char *)aligned(1 << 16, HUGE) + (1 << 16); }
 
 KEEP_CALL void huge_holds_a_list(void) {
     struct node **block = BLOCK(HUGE);
@@ -439,18 +440,18 @@ static const struct shape shapes[] = {
     SHAPE(aligned_4096_held_inside), // possible=100/1
     SHAPE(aligned_block_before_its_start), // definite=100/1
     SHAPE(aligned_variants_lost), // definite=556/2
-    SHAPE(huge_lost), // definite=3145728/1
-    SHAPE(huge_held), // reachable=3145728/1
-    SHAPE(huge_held_inside), // possible=3145728/1
-    SHAPE(huge_aligned_lost), // definite=3145728/1
-    SHAPE(huge_aligned_held), // reachable=3145728/1
-    SHAPE(huge_aligned_held_inside), // possible=3145728/1
-    SHAPE(huge_holds_a_list), // reachable=3145824/4
-    SHAPE(huge_lost_with_a_list), // definite=3145728/1 indirect=96/3
+    SHAPE(huge_lost), // definite=262144/1
+    SHAPE(huge_held), // reachable=262144/1
+    SHAPE(huge_held_inside), // possible=262144/1
+    SHAPE(huge_aligned_lost), // definite=262144/1
+    SHAPE(huge_aligned_held), // reachable=262144/1
+    SHAPE(huge_aligned_held_inside), // possible=262144/1
+    SHAPE(huge_holds_a_list), // reachable=262240/4
+    SHAPE(huge_lost_with_a_list), // definite=262144/1 indirect=96/3
     SHAPE(moved_and_lost), // definite=5000/1 reachable=32/1
     SHAPE(moved_and_held), // reachable=5032/2
-    SHAPE(grown_by_remapping_and_lost), // definite=12582912/1
-    SHAPE(grown_by_remapping_and_held), // reachable=12582912/1
+    SHAPE(grown_by_remapping_and_lost), // definite=1048576/1
+    SHAPE(grown_by_remapping_and_held), // reachable=1048576/1
     SHAPE(shrunk_away_from_the_pointer), // definite=100/1
     SHAPE(shrunk_away_from_its_contents), // definite=32/1 indirect=64/2 reachable=100/1
     SHAPE(freed_holder), // definite=32/1 indirect=64/2
