@@ -26,8 +26,12 @@ pub enum Length {
 }
 
 /// What the long form sets; the tests read these and default to short runs.
-const LONG: &[(&str, &str)] =
-    &[("LEAKSCOPE_KILL_ROUNDS", "200"), ("LEAKSCOPE_READER_ROUNDS", "3000"), ("PROPTEST_CASES", "4096")];
+const LONG: &[(&str, &str)] = &[
+    ("LEAKSCOPE_KILL_ROUNDS", "200"),
+    ("LEAKSCOPE_READER_ROUNDS", "3000"),
+    ("LEAKSCOPE_SHAPES", "each"),
+    ("PROPTEST_CASES", "4096"),
+];
 
 /// Runs all checks, even after one failed, and says whether all passed.
 ///

@@ -10,6 +10,7 @@ mod hazards_cpp;
 mod hazards_processes;
 mod hazards_rust;
 mod kill;
+mod leak_shapes;
 mod oracle;
 mod real_programs;
 mod run_contract;

@@ -2,63 +2,29 @@
 //! that is left at the end. (What leakscope reports is checked against the same marks elsewhere.)
 
 use crate::support::build::compile;
-use crate::support::directory::Directory;
-use crate::support::marks::{Expected, Found, Place, differences, is_source, line_containing, marks_of};
-use crate::support::process::run;
+use crate::support::marks::{Expected, Found, Place, differences, line_containing, marks_of};
+use crate::support::memcheck::memcheck;
 use crate::support::{find_program, skip};
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-
-/// The text of the first `<tag>` in `text`.
-fn tag<'a>(text: &'a str, tag: &str) -> Option<&'a str> {
-    let (_, rest) = text.split_once(&format!("<{tag}>"))?;
-    Some(rest.split_once(&format!("</{tag}>"))?.0)
-}
-
-/// All elements `<tag>` in `text`.
-fn tags<'a>(text: &'a str, tag: &str) -> Vec<&'a str> {
-    let close = format!("</{tag}>");
-    text.split(&format!("<{tag}>")).skip(1).filter_map(|rest| Some(rest.split_once(&close)?.0)).collect()
-}
 
 /// What memcheck finds unfreed, by place.
-fn memcheck(
+fn unfreed(
     valgrind: &Path,
     command: &[PathBuf],
     arguments: &[&str],
     sources: &[String],
 ) -> BTreeMap<Place, Found> {
-    let directory = Directory::new();
-    let xml = directory.join("memcheck.xml");
-    let outcome = run(Command::new(valgrind)
-        .args(["--leak-check=full", "--show-leak-kinds=all", "--leak-resolution=high", "--num-callers=40"])
-        .args(["--xml=yes", "--keep-debuginfo=yes", "--child-silent-after-fork=yes", "--fair-sched=yes"])
-        .arg(format!("--xml-file={}", xml.display()))
-        .args(command)
-        .args(arguments));
-    let text = std::fs::read_to_string(&xml).unwrap_or_else(|error| panic!("{error}: {}", outcome.err()));
-    assert_ne!(outcome.code(), 99, "{command:?}: {}", outcome.out());
-    assert!(text.contains("<state>FINISHED</state>"), "{command:?}: {}{}", outcome.out(), outcome.err());
+    let mut words: Vec<&OsStr> = command.iter().map(|path| path.as_os_str()).collect();
+    words.extend(arguments.iter().map(OsStr::new));
+    let options = ["--keep-debuginfo=yes", "--child-silent-after-fork=yes"];
     let mut places = BTreeMap::<Place, Found>::new();
-    for error in tags(&text, "error") {
-        let Some(what) = tag(error, "xwhat").filter(|_| error.contains("<kind>Leak_")) else { continue };
-        let number = |text: &str| text.replace(',', "").parse::<u64>().unwrap();
-        // "24 (16 direct, 8 indirect) bytes in 1 blocks are ..."
-        let bytes = match tag(what, "text").and_then(|text| text.split_once('(')?.1.split_once(" direct")) {
-            Some((direct, _)) => number(direct),
-            None => number(tag(what, "leakedbytes").unwrap()),
-        };
-        let blocks = number(tag(what, "leakedblocks").unwrap());
-        let place = tags(error, "frame").into_iter().find_map(|frame| {
-            let (file, line) = (tag(frame, "file")?, tag(frame, "line")?);
-            let source = sources.iter().find(|source| is_source(file, source))?;
-            Some((source.clone(), number(line) as u32))
-        });
-        if let Some(place) = place {
+    for record in memcheck(valgrind, &options, &words) {
+        if let Some(place) = record.place(sources) {
             let found = places.entry(place).or_default();
-            found.heap.0 += bytes;
-            found.heap.1 += blocks;
+            found.heap.0 += record.direct.bytes;
+            found.heap.1 += record.direct.blocks;
         }
     }
     places
@@ -127,7 +93,7 @@ fn memcheck_finds_what_the_marks_say() {
             command.push(compile(library, &[flags, &["-shared", "-fPIC"]].concat()));
             sources.push((*library).to_owned());
         }
-        let found = memcheck(&valgrind, &command, arguments, &sources);
+        let found = unfreed(&valgrind, &command, arguments, &sources);
         let mut marks = marks_of(&sources, "main");
         for (source, text) in SEEN_DIFFERENTLY.iter().filter(|(file, _)| *file == source) {
             marks.insert(((*source).to_owned(), line_containing(source, text)), Expected::Any);

@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 
+/// What the sources include.
+const HEADERS: [&str; 2] = ["common.h", "shapes.h"];
+
 /// The directory of the target programs' sources.
 pub fn targets() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../targets").canonicalize().unwrap()
@@ -43,7 +46,7 @@ pub fn try_compile_with(compiler: &str, source: &str, flags: &[&str]) -> Result<
     static BUILT: LazyLock<Mutex<HashMap<PathBuf, Slot>>> = LazyLock::new(Default::default);
 
     let mut hasher = DefaultHasher::new();
-    (compiler, flags, self::source(source), self::source("common.h")).hash(&mut hasher);
+    (compiler, flags, self::source(source), HEADERS.map(self::source)).hash(&mut hasher);
     let library = flags.contains(&"-shared");
     let stem = Path::new(source).file_stem().unwrap().to_str().unwrap();
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{stem}-{:016x}", hasher.finish()));

@@ -3,7 +3,9 @@
 pub mod build;
 pub mod case;
 pub mod directory;
+pub mod leaks;
 pub mod marks;
+pub mod memcheck;
 pub mod process;
 pub mod random;
 pub mod report;
