@@ -214,3 +214,6 @@ impl Patience {
         self.still > GONE_NS || self.superblock.examine_at_exit.load(Relaxed) == 0
     }
 }
+
+#[cfg(test)]
+mod tests;
