@@ -207,9 +207,10 @@ impl Watch {
                 Some(Stopped { tid, registers, extended: extended.unwrap_or_default() })
             })
             .collect();
-        let mappings = leakscope_proc::maps(&self.root, self.pid)?;
-        let memory = Box::new(LiveMemory::of(&self.root, self.pid));
-        let plan = Plan { pid: self.pid, site: None, notes: Vec::new() };
+        let bearer = process::bearer(&self.root, self.pid);
+        let mappings = leakscope_proc::maps(&self.root, bearer)?;
+        let memory = Box::new(LiveMemory::of(&self.root, bearer));
+        let plan = Plan { pid: self.pid, bearer, site: None, notes: Vec::new() };
         Ok(take::describe(plan, &self.root, mappings, threads, memory, Source::Stopped))
     }
 }

@@ -26,22 +26,13 @@ impl LiveMemory {
     }
 
     pub(crate) fn open_under(root: &Path, pid: u32) -> Result<LiveMemory, Error> {
-        let memory = LiveMemory::of(root, pid);
-        if memory.file.is_none() {
-            crate::process::check(root, pid)?;
-            // SAFETY: the vectors are empty; the call only checks whether it would be allowed.
-            let result =
-                unsafe { libc::process_vm_readv(pid as i32, std::ptr::null(), 0, std::ptr::null(), 0, 0) };
-            if result < 0 {
-                return Err(permission::explain(
-                    root,
-                    pid,
-                    "read the memory of",
-                    std::io::Error::last_os_error(),
-                ));
-            }
+        crate::process::exists(root, pid)?;
+        let bearer = crate::process::bearer(root, pid);
+        // Opening it asks the same permission as reading by the other way.
+        match File::open(root.join(bearer.to_string()).join("mem")) {
+            Ok(_) => Ok(LiveMemory::of(root, bearer)),
+            Err(error) => Err(permission::explain(root, pid, permission::READ, error)),
         }
-        Ok(memory)
     }
 
     /// The memory of a process that is known to be accessible.

@@ -1,22 +1,28 @@
 //! Why the kernel does not let a process be traced (ptrace(2), "Ptrace access mode checking").
 
-use crate::Error;
+use crate::{Error, process};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 const CAP_SYS_PTRACE: u64 = 1 << 19;
 
+/// What was tried, as errors say it.
+pub const TRACE: &str = "trace";
+/// As above.
+pub const READ: &str = "read the memory of";
+
 /// The error for a call on process `pid` that failed: what is known of the process says why.
 pub fn explain(root: &Path, pid: u32, tried: &'static str, error: io::Error) -> Error {
+    let check = if tried == TRACE { process::check } else { process::exists };
     match error.raw_os_error() {
         Some(libc::ESRCH) => {
-            return crate::process::check(root, pid).err().unwrap_or(Error::NoSuchProcess { pid });
+            return check(root, pid).err().unwrap_or(Error::NoSuchProcess { pid });
         }
         Some(libc::EPERM | libc::EACCES) => {}
         _ => return Error::System { pid, tried, source: error },
     }
-    if let Err(error) = crate::process::check(root, pid) {
+    if let Err(error) = check(root, pid) {
         return error;
     }
     let (reason, advice) = refusal(root, pid);

@@ -11,6 +11,8 @@ use std::time::Duration;
 pub struct Plan {
     /// The process's pid, never a thread's.
     pub pid: u32,
+    /// The id under which its memory is found.
+    pub bearer: u32,
     /// Where a call can be made in it, if it is to be copied.
     pub site: Option<Site>,
     /// What a reader must know.
@@ -43,19 +45,21 @@ pub fn make(pid: u32, options: &SnapshotOptions) -> Result<Plan, Error> {
     if process::is_frozen(root, &options.cgroup_root, pid) {
         return Err(Error::Frozen { pid });
     }
-    let mut plan = Plan { pid, site: None, notes: Vec::new() };
+    let bearer = process::bearer(root, pid);
+    let mut plan = Plan { pid, bearer, site: None, notes: Vec::new() };
     if options.mode == Mode::Stop {
         return Ok(plan);
     }
-    let rollup = leakscope_proc::rollup(root, pid).unwrap_or_default();
+    let status = leakscope_proc::status(root, bearer)?;
+    let rollup = leakscope_proc::rollup(root, bearer).unwrap_or_default();
     let reason =
-        against_copy(root, pid, &status, options).or_else(|| too_dear(pid, &status, &rollup, options));
+        against_copy(root, bearer, &status, options).or_else(|| too_dear(pid, &status, &rollup, options));
     let reason = match reason {
         Some(reason) if options.mode == Mode::Auto || reason.forbids => Some(reason.text),
         _ => {
             let predicted = predicted_pause(&status, &rollup);
             within_limit(pid, predicted, options)?;
-            plan.site = Site::find(root, pid);
+            plan.site = Site::find(root, bearer);
             plan.site
                 .is_none()
                 .then(|| "its code has none of the pieces that a call from outside needs".to_owned())
@@ -79,7 +83,8 @@ pub fn stopped_because(reason: &str) -> String {
 
 /// Checks that a process may stand still as long as reading it will take.
 pub fn allow_stop(pid: u32, root: &Path, options: &SnapshotOptions) -> Result<(), Error> {
-    let bytes = leakscope_proc::status(root, pid).map_or(0, |status| status.anonymous_bytes);
+    let bytes =
+        leakscope_proc::status(root, process::bearer(root, pid)).map_or(0, |status| status.anonymous_bytes);
     within_limit(pid, Duration::from_secs_f64(bytes as f64 * PER_STOPPED_BYTE), options)
 }
 

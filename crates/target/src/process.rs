@@ -7,6 +7,20 @@ use std::path::Path;
 
 /// Checks that there is such a process and that it has memory and no tracer.
 pub fn check(root: &Path, pid: u32) -> Result<Status, Error> {
+    let status = exists(root, pid)?;
+    if status.tracer == 0 {
+        return Ok(status);
+    }
+    let name = leakscope_proc::comm(root, status.tracer, status.tracer).unwrap_or_default();
+    Err(Error::AlreadyTraced {
+        pid,
+        tracer: status.tracer,
+        tracer_name: String::from_utf8_lossy(&name).escape_debug().to_string(),
+    })
+}
+
+/// Checks that there is such a process and that it has memory.
+pub fn exists(root: &Path, pid: u32) -> Result<Status, Error> {
     let status = match leakscope_proc::status(root, pid) {
         Ok(status) => status,
         Err(leakscope_proc::Error::Io { source, .. })
@@ -27,15 +41,18 @@ pub fn check(root: &Path, pid: u32) -> Result<Status, Error> {
         }
         return Err(Error::KernelThread { pid });
     }
-    if status.tracer != 0 {
-        let name = leakscope_proc::comm(root, status.tracer, status.tracer).unwrap_or_default();
-        return Err(Error::AlreadyTraced {
-            pid,
-            tracer: status.tracer,
-            tracer_name: String::from_utf8_lossy(&name).escape_debug().to_string(),
-        });
-    }
     Ok(status)
+}
+
+/// The id under which a process's memory is found: its own or, if its first thread has ended before the others, that
+/// of another thread.
+pub fn bearer(root: &Path, pid: u32) -> u32 {
+    let has_memory = |tid: u32| leakscope_proc::status(root, tid).is_ok_and(|status| status.has_memory);
+    if has_memory(pid) {
+        return pid;
+    }
+    let tasks = leakscope_proc::tasks(root, pid).unwrap_or_default();
+    tasks.into_iter().find(|&tid| has_memory(tid)).unwrap_or(pid)
 }
 
 /// Whether its program is a 32-bit one.

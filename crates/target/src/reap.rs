@@ -3,6 +3,7 @@
 
 use crate::arch::{self, Doing};
 use crate::inject::{Call, ORPHAN_STATUS, Site};
+use crate::process;
 use crate::seize::{Group, Stopped};
 use leakscope_proc::{stat, status, tasks};
 use std::path::Path;
@@ -71,7 +72,8 @@ fn children(root: &Path, pid: u32) -> Vec<u32> {
 /// tracer of the process.
 pub fn reap(root: &Path, pid: u32, leftover: Leftover) -> bool {
     let gone = || self::leftover(root, pid, leftover.pid).is_none();
-    let Some(site) = Site::find(root, pid) else { return gone() };
+    let bearer = process::bearer(root, pid);
+    let Some(site) = Site::find(root, bearer) else { return gone() };
     let call = Call::Reap(leftover.inner);
     let mut candidates = tasks(root, pid).unwrap_or_default();
     candidates.truncate(MOST_CANDIDATES);
@@ -82,8 +84,8 @@ pub fn reap(root: &Path, pid: u32, leftover: Leftover) -> bool {
             let Ok(threads) = group.registers() else { continue };
             let suited = |thread: &Stopped| !gentle || arch::doing(&thread.registers) != Doing::Remembered;
             if threads.iter().all(suited)
-                && let Some(prepared) = site.prepare(root, pid, &threads, false, call)
-                && prepared.run(pid, &mut |_| {}).is_ok()
+                && let Some(prepared) = site.prepare(root, bearer, &threads, false, call)
+                && prepared.run(bearer, &mut |_| {}).is_ok()
                 && gone()
             {
                 return true;
@@ -92,9 +94,9 @@ pub fn reap(root: &Path, pid: u32, leftover: Leftover) -> bool {
     }
     let Ok(group) = Group::stop(root, pid, STOP_TIMEOUT) else { return gone() };
     if let Ok(threads) = group.registers()
-        && let Some(prepared) = site.prepare(root, pid, &threads, true, call)
+        && let Some(prepared) = site.prepare(root, bearer, &threads, true, call)
     {
-        let _ = prepared.run(pid, &mut |_| {});
+        let _ = prepared.run(bearer, &mut |_| {});
     }
     gone()
 }

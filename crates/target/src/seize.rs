@@ -2,7 +2,7 @@
 
 use crate::arch::{self, Doing, UserRegisters};
 use crate::ptrace::{self, Event};
-use crate::{Error, LiveMemory, Memory, permission};
+use crate::{Error, LiveMemory, Memory, permission, process};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -41,7 +41,7 @@ const ENDED: [u8; 2] = [b'Z', b'X'];
 
 impl Group {
     fn new(root: &Path, pid: u32) -> Group {
-        let memory = LiveMemory::of(root, pid);
+        let memory = LiveMemory::of(root, process::bearer(root, pid));
         Group { pid, root: root.to_owned(), memory, threads: BTreeMap::new(), since: Instant::now() }
     }
 

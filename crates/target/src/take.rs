@@ -129,7 +129,7 @@ fn take(mut plan: Plan, options: &SnapshotOptions, holder: Holder) -> Result<(),
     reached(Step::Stopped);
     let threads = group.registers()?;
     let Some(site) = plan.site.take() else { return stopped(plan, options, group, threads, holder) };
-    match fork::freeze(&threads, &site, (root, pid), guardian.as_mut()) {
+    match fork::freeze(&threads, &site, (root, plan.bearer), guardian.as_mut()) {
         Ok(copy) => {
             let pause = group.release();
             reached(Step::Released);
@@ -182,9 +182,9 @@ fn stopped(
     threads: Vec<Stopped>,
     holder: Holder,
 ) -> Result<(), Error> {
-    let (root, pid) = (&options.proc_root, plan.pid);
-    let mappings = maps(root, pid)?;
-    let memory = Box::new(LiveMemory::of(root, pid));
+    let root = &options.proc_root;
+    let mappings = maps(root, plan.bearer)?;
+    let memory = Box::new(LiveMemory::of(root, plan.bearer));
     let snapshot = describe(plan, root, mappings, threads, memory, Source::Stopped);
     holder.hand_over(snapshot);
     drop(group);
@@ -200,7 +200,7 @@ pub fn describe(
     memory: Box<dyn Memory + Send>,
     source: Source,
 ) -> Snapshot {
-    let pid = plan.pid;
+    let (pid, bearer) = (plan.pid, plan.bearer);
     let threads = threads.iter().map(|thread| Thread {
         tid: thread.tid,
         name: leakscope_proc::comm(root, pid, thread.tid).unwrap_or_default(),
@@ -209,15 +209,15 @@ pub fn describe(
     Snapshot {
         pid,
         start_ticks: leakscope_proc::stat(root, pid).map_or(0, |stat| stat.start_ticks),
-        command: leakscope_proc::cmdline(root, pid).unwrap_or_default(),
-        executable: leakscope_proc::executable(root, pid).unwrap_or_default(),
+        command: leakscope_proc::cmdline(root, bearer).unwrap_or_default(),
+        executable: leakscope_proc::executable(root, bearer).unwrap_or_default(),
         mappings,
         threads: threads.collect(),
-        auxv: leakscope_proc::auxv(root, pid).unwrap_or_default(),
+        auxv: leakscope_proc::auxv(root, bearer).unwrap_or_default(),
         memory,
         source,
         pause: None,
-        root: root.join(pid.to_string()).join("root"),
+        root: root.join(bearer.to_string()).join("root"),
         notes: plan.notes,
     }
 }

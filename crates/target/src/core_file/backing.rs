@@ -17,12 +17,14 @@ use std::sync::Arc;
 const MOST_FILES: usize = 512;
 /// How many names a remark lists.
 const MOST_NAMES: usize = 5;
+const PT_LOAD: u32 = 1;
+const PF_X: u32 = 1;
 const PT_NOTE: u32 = 4;
 const NT_GNU_BUILD_ID: u32 = 3;
 
 /// The pieces of `loads` that were not dumped and stand in files that are the same as then.
 pub fn find(
-    loads: &[Segment],
+    loads: &mut [Segment],
     notes: &Notes,
     dumped: &CoreMemory,
     exe: Option<(&Path, &[u8])>,
@@ -31,7 +33,7 @@ pub fn find(
 ) -> Vec<Piece> {
     let mut files: BTreeMap<&[u8], Option<Arc<File>>> = BTreeMap::new();
     let (mut pieces, mut others, mut absent) = (Vec::new(), Vec::new(), Vec::new());
-    for load in loads.iter().filter(|load| load.file_size < load.memory_size) {
+    for load in loads.iter_mut().filter(|load| load.file_size < load.memory_size) {
         let (start, end) = (load.start + load.file_size, load.start + load.memory_size);
         let Some(mapped) = notes.file_at(start) else { continue };
         if !files.contains_key(&*mapped.path) {
@@ -56,6 +58,9 @@ pub fn find(
         }
         if let Some(Some(file)) = files.get(&*mapped.path) {
             let offset = mapped.offset + (start - mapped.start);
+            if load.is_listed_only {
+                load.executable = is_code(file, offset);
+            }
             pieces.push(Piece { start, length: end.min(mapped.end) - start, file: file.clone(), offset });
         }
     }
@@ -100,18 +105,38 @@ fn is_other(file: &File, notes: &Notes, dumped: &CoreMemory, path: &[u8]) -> boo
     in_core.is_some() && in_core != in_file
 }
 
-/// The build id of an ELF file, whose bytes `read` gives by their offset.
-fn build_id(read: impl Fn(u64, &mut [u8]) -> bool) -> Option<Vec<u8>> {
+/// Whether an ELF file maps what it has at `offset` as code.
+fn is_code(file: &File, offset: u64) -> bool {
+    let read = |offset: u64, bytes: &mut [u8]| file.read_exact_at(bytes, offset).is_ok();
+    program_headers(read).is_some_and(|entries| {
+        entries.iter().any(|entry| {
+            let (start, size) = (word(entry, 8).unwrap_or(0), word(entry, 32).unwrap_or(0));
+            // Mappings begin at a page, their content perhaps behind its beginning.
+            half(entry, 0) == Some(PT_LOAD)
+                && half(entry, 4).unwrap_or(0) & PF_X != 0
+                && (start & !4095..start.saturating_add(size)).contains(&offset)
+        })
+    })
+}
+
+/// The program headers of an ELF file, whose bytes `read` gives by their offset.
+fn program_headers(read: impl Fn(u64, &mut [u8]) -> bool) -> Option<Vec<[u8; 56]>> {
     let mut header = [0; 64];
     if !read(0, &mut header) || !header.starts_with(b"\x7fELF\x02\x01") {
         return None;
     }
     let (table, count) = (word(&header, 32)?, quarter(&header, 56)?);
-    for index in 0..u64::from(count.min(64)) {
-        let mut entry = [0; 56];
-        if !read(table.checked_add(index * 56)?, &mut entry) {
-            return None;
-        }
+    (0..u64::from(count.min(64)))
+        .map(|index| {
+            let mut entry = [0; 56];
+            read(table.checked_add(index * 56)?, &mut entry).then_some(entry)
+        })
+        .collect()
+}
+
+/// The build id of an ELF file, whose bytes `read` gives by their offset.
+fn build_id(read: impl Fn(u64, &mut [u8]) -> bool) -> Option<Vec<u8>> {
+    for entry in program_headers(&read)? {
         let (offset, size) = (word(&entry, 8)?, word(&entry, 32)?);
         if half(&entry, 0)? != PT_NOTE || size > 4096 {
             continue;

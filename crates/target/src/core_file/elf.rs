@@ -1,5 +1,6 @@
 //! The ELF header and the program headers.
 
+use super::notes::MappedFile;
 use super::{half, quarter, word};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -18,6 +19,8 @@ pub struct Segment {
     pub readable: bool,
     pub writable: bool,
     pub executable: bool,
+    /// It has no program header; the list of mapped files tells of it, but not of its permissions.
+    pub is_listed_only: bool,
 }
 
 /// What is used of the headers.
@@ -117,7 +120,18 @@ fn segment(entry: &[u8; ENTRY]) -> Result<Option<Segment>, String> {
         ));
     }
     let [executable, writable, readable] = [1, 2, 4].map(|flag| flags & flag != 0);
-    Ok(Some(Segment { is_notes, offset, file_size, start, memory_size, readable, writable, executable }))
+    let is_listed_only = false;
+    Ok(Some(Segment {
+        is_notes,
+        offset,
+        file_size,
+        start,
+        memory_size,
+        readable,
+        writable,
+        executable,
+        is_listed_only,
+    }))
 }
 
 /// A file that lost its end lost memory: rather no answer than a wrong one.
@@ -151,6 +165,27 @@ pub fn disjoint(mut segments: Vec<Segment>) -> Vec<Segment> {
     }
     segments.retain(|segment| segment.memory_size > 0);
     segments
+}
+
+/// Runs that are in the list of mapped files and in no program header: gdb leaves those out that nobody has written to.
+pub fn listed_only(loads: &[Segment], files: &[MappedFile]) -> Vec<Segment> {
+    let mut gaps = Vec::new();
+    for file in files {
+        let mut at = file.start;
+        let from = loads.partition_point(|load| load.start + load.memory_size <= file.start);
+        let within = loads.iter().skip(from).take_while(|load| load.start < file.end);
+        let ends =
+            within.map(|load| (load.start, load.start + load.memory_size)).chain([(file.end, file.end)]);
+        for (start, end) in ends {
+            if start > at {
+                let memory_size = start - at;
+                let rest = Segment { readable: true, is_listed_only: true, ..Segment::default() };
+                gaps.push(Segment { start: at, memory_size, ..rest });
+            }
+            at = at.max(end);
+        }
+    }
+    gaps
 }
 
 /// Bytes of the file; the caller has bounded their number by the file's length.

@@ -2,6 +2,7 @@
 //!
 //! Nothing in them is trusted: every offset and count is checked against the file's length.
 
+mod arguments;
 mod backing;
 mod elf;
 mod memory;
@@ -48,13 +49,16 @@ fn read(path: &Path, exe: Option<&Path>, root: &Path) -> Result<Snapshot, String
     if notes.threads.is_empty() {
         return Err("it holds no thread's registers (no NT_PRSTATUS note)".into());
     }
-    let loads = elf::disjoint(segments.into_iter().filter(|segment| !segment.is_notes).collect());
+    let mut loads = elf::disjoint(segments.into_iter().filter(|segment| !segment.is_notes).collect());
+    let listed = elf::listed_only(&loads, &notes.files);
+    loads.extend(listed);
+    let mut loads = elf::disjoint(loads);
     let file = Arc::new(file);
     let mut remarks = Vec::new();
     let dumped = CoreMemory::new(file.clone(), &loads, Vec::new());
     let executable = executable(&notes);
     let backing =
-        backing::find(&loads, &notes, &dumped, exe.map(|exe| (exe, &*executable)), root, &mut remarks);
+        backing::find(&mut loads, &notes, &dumped, exe.map(|exe| (exe, &*executable)), root, &mut remarks);
     let memory = CoreMemory::new(file, &loads, backing);
     let missing: u64 = loads
         .iter()
@@ -67,10 +71,13 @@ fn read(path: &Path, exe: Option<&Path>, root: &Path) -> Result<Snapshot, String
             missing / 1024
         ));
     }
+    let stack = loads.iter().find(|load| holds(load, &notes, AT_EXECFN));
+    let whole = stack.and_then(|stack| arguments::find(&memory, stack, &notes.auxv));
+    let command = whole.filter(|whole| !whole.is_empty()).unwrap_or_else(|| notes.command.clone());
     Ok(Snapshot {
         pid: notes.pid,
         start_ticks: 0,
-        command: notes.command.clone(),
+        command,
         mappings: mappings(&loads, &notes),
         threads: threads(&notes),
         auxv: notes.auxv,
@@ -93,6 +100,11 @@ fn open_plain(path: &Path) -> std::io::Result<File> {
 
 fn value(notes: &Notes, kind: u64) -> Option<u64> {
     notes.auxv.iter().find(|&&(found, _)| found == kind).map(|&(_, value)| value)
+}
+
+/// Whether a run of memory holds what an entry of the auxiliary vector points to.
+fn holds(load: &Segment, notes: &Notes, kind: u64) -> bool {
+    value(notes, kind).is_some_and(|address| (load.start..load.start + load.memory_size).contains(&address))
 }
 
 /// The program is the file that holds its entry point.
@@ -121,18 +133,14 @@ fn mappings(loads: &[Segment], notes: &Notes) -> Vec<Mapping> {
     let mut paths: Vec<&[u8]> = notes.files.iter().map(|file| &*file.path).collect();
     paths.sort_unstable();
     paths.dedup();
-    let within = |load: &Segment, kind: u64| {
-        value(notes, kind)
-            .is_some_and(|address| (load.start..load.start + load.memory_size).contains(&address))
-    };
     loads
         .iter()
         .map(|load| {
             let file = notes.file_at(load.start);
             let path = match file {
                 Some(file) => file.path.clone(),
-                None if within(load, AT_EXECFN) => b"[stack]".to_vec(),
-                None if within(load, AT_SYSINFO_EHDR) => b"[vdso]".to_vec(),
+                None if holds(load, notes, AT_EXECFN) => b"[stack]".to_vec(),
+                None if holds(load, notes, AT_SYSINFO_EHDR) => b"[vdso]".to_vec(),
                 None => Vec::new(),
             };
             // A core file does not tell inodes: a number for each path says what belongs together.
