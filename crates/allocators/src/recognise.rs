@@ -102,7 +102,7 @@ pub fn recognise(snapshot: &Snapshot) -> Vec<Recognised> {
     }
     for module in &all {
         let name = module.name();
-        if name.starts_with(b"ld-musl") || name.starts_with(b"libc.musl") {
+        if is_musl(&*snapshot.memory, module) {
             found.push(other(Allocator::Musl, module, true));
         }
         if is_glibc_name(name) || name.starts_with(b"ld-linux") {
@@ -146,6 +146,19 @@ fn recognised_in(snapshot: &Snapshot, module: &Module, object: &Object) -> Vec<R
         found.push(other(Allocator::Go, module, false));
     }
     found
+}
+
+/// musl is loader and library in one, under either name, and says what it is in its usage message.
+fn is_musl(memory: &dyn Memory, module: &Module) -> bool {
+    let name = module.name();
+    if name.starts_with(b"ld-musl") || name.starts_with(b"libc.musl") {
+        return true;
+    }
+    name == b"libc.so"
+        && module.read_only.iter().any(|range| {
+            let length = (range.end - range.start).min(4 << 20) as usize;
+            memmem::find(&crate::read::bytes(memory, range.start, length), b"musl libc (").is_some()
+        })
 }
 
 fn is_glibc_name(name: &[u8]) -> bool {

@@ -107,6 +107,12 @@ impl Heap {
     pub fn is_torn(&self) -> bool {
         !self.torn.is_empty()
     }
+
+    /// Whether a thread was in the middle of an operation on some arena. The heap may be consistent all the same: then
+    /// what that thread has in hand is among the ambiguous blocks.
+    pub fn is_busy(&self) -> bool {
+        self.arenas.iter().any(|arena| arena.mutex_locked)
+    }
 }
 
 /// Lists every block in use of glibc's malloc: address that the program has, and usable size. Blocks come by address
@@ -277,13 +283,6 @@ impl Part {
                 heap.torn.push(format!("the heaps of the arena at {:#x} are not all linked", arena.address));
             }
             others.push((arena, heaps));
-        }
-        for arena in [&located.arena]
-            .into_iter()
-            .chain(others.iter().map(|(arena, _)| arena))
-            .filter(|arena| arena.locked)
-        {
-            heap.torn.push(format!("an operation on the arena at {:#x} is in progress", arena.address));
         }
         let taken =
             Areas::new(others.iter().flat_map(|(_, heaps)| heaps.iter().map(arena::Heap::area)).collect());
