@@ -190,12 +190,12 @@ fn libraries_among(snapshot: &Snapshot, all: &[Module]) -> Vec<(Module, Banner)>
 pub fn walk(snapshot: &Snapshot, options: &WalkOptions, sink: impl FnMut(Block)) -> Result<Heap, Error> {
     let found = recognise(snapshot);
     if let Some(known) = found.iter().find(|known| known.replaces_malloc) {
-        return Err(Error::unsupported(snapshot, known.allocator, known.module.clone()));
+        return Err(unsupported(snapshot, known));
     }
     if !found.iter().any(|known| known.allocator == Allocator::Glibc)
         && let Some(known) = found.first()
     {
-        return Err(Error::unsupported(snapshot, known.allocator, known.module.clone()));
+        return Err(unsupported(snapshot, known));
     }
     let mut heap = glibc::walk(snapshot, options, sink)?;
     for known in found.iter().filter(|known| known.allocator != Allocator::Glibc) {
@@ -205,4 +205,8 @@ pub fn walk(snapshot: &Snapshot, options: &WalkOptions, sink: impl FnMut(Block))
         ));
     }
     Ok(heap)
+}
+
+fn unsupported(snapshot: &Snapshot, known: &Recognised) -> Error {
+    Error::Unsupported { pid: snapshot.pid, allocator: known.allocator, module: known.module.clone() }
 }

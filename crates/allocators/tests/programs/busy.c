@@ -9,12 +9,15 @@
 
 #define STABLE 20000
 #define SLOTS 256
+#define THREADS 8
 static void *stable[STABLE];
+/* What each thread has; a test reads it while all are stopped. */
+static void *all[THREADS][SLOTS];
 
 static void *busy(void *argument)
 {
     uint64_t state = (uintptr_t)argument;
-    static __thread void *held[SLOTS];
+    void **held = all[(uintptr_t)argument - 1];
     for (;;) {
         state = state * 6364136223846793005u + 1442695040888963407u;
         unsigned slot = (state >> 33) % SLOTS;
@@ -49,6 +52,7 @@ int main(int argc, char **argv)
     static char buffer[1 << 16];
     setvbuf(stdout, buffer, _IOFBF, sizeof buffer);
     for (int i = 0; i < STABLE; i++) printf("B %lx %zu stable\n", (long)stable[i], malloc_usable_size(stable[i]));
+    printf("V all %zu\nV slots %d\n", (size_t)all, THREADS * SLOTS);
     printf("END\n");
     fflush(stdout);
     for (;;) pause();
