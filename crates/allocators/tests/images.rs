@@ -171,7 +171,7 @@ fn no_memory_makes_the_walk_hang_or_leave_memory() {
         state ^= state << 17;
         state % below
     };
-    for round in 0..400 {
+    for round in 0..300 {
         let release = RELEASES[round % RELEASES.len()];
         let mut image = Image::new(release);
         for _ in 0..1 + random(12) {

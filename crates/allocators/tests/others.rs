@@ -117,7 +117,7 @@ fn busy_threads_lose_no_block_that_stays_and_idle_ones_are_not_inside_malloc() {
     let running = Running::start(Command::new(program).arg("3"));
     let (mut inside, mut torn, mut whole) = (0, 0, 0);
     let (mut messages, mut unsure) = (Vec::new(), 0);
-    for _ in 0..30 {
+    for _ in 0..20 {
         let snapshot = running.snapshot();
         let mut blocks = BTreeMap::new();
         let heap = walk(&snapshot, &WalkOptions::default(), |block| {

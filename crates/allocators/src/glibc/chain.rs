@@ -124,7 +124,9 @@ impl<'a> Walker<'a> {
                 break;
             }
             // Behind fenceposts other memory follows; behind nonsense the rest of the heap.
-            let Some(next) = self.resume(region, stopped) else {
+            // (Past the chunk that does not fit, in any case: the walk must move on.)
+            let from = if whole { stopped } else { stopped.saturating_add(HEADER) };
+            let Some(next) = resume(&mut self.cache, region, from) else {
                 if !whole {
                     self.torn.add(|| format!("no chunk is found from {stopped:#x} on to {:#x}", region.end));
                     pieces.push(stopped..region.end);
@@ -209,12 +211,6 @@ impl<'a> Walker<'a> {
             true => second == Some(HEADER) && fence_end(region, at, word).is_multiple_of(PAGE),
             false => second == Some(0),
         }
-    }
-
-    /// The first place from `from` on where chunks start again.
-    fn resume(&mut self, region: &Region, from: u64) -> Option<u64> {
-        let first = from.checked_add(if from == region.start { 0 } else { 0xf })? & !0xf;
-        resume(&mut self.cache, region, first)
     }
 }
 
