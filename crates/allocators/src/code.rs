@@ -6,6 +6,7 @@ use crate::modules::Module;
 use crate::read::{bytes, word_at};
 use crate::recognise::libraries;
 use leakscope_target::{Memory, Snapshot, Thread};
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 /// Functions of glibc's malloc that a library exports.
@@ -37,7 +38,9 @@ const EXPORTED: &[&[u8]] = &[
     b"__libc_valloc",
     b"__libc_pvalloc",
     b"__libc_mallopt",
-    b"__malloc_hugepage_config",
+    b"__default_morecore",
+    b"malloc_get_state",
+    b"malloc_set_state",
 ];
 
 /// Its own, which only a full symbol table names.
@@ -88,7 +91,7 @@ const LOCAL: &[&[u8]] = &[
     b"malloc_hook_ini",
     b"realloc_hook_ini",
     b"memalign_hook_ini",
-    b"do_check_chunk",
+    b"__glibc_morecore",
 ];
 
 /// Bytes of stack above the stack pointer that are looked at: the frames of what malloc calls are small.
@@ -204,23 +207,26 @@ fn ranges(functions: &[Symbol], full: bool) -> Vec<Range<u64>> {
     let mut sorted: Vec<(u64, u64, bool)> =
         functions.iter().map(|function| (function.address, function.size, ours(&function.name))).collect();
     sorted.sort_unstable();
-    let mut ranges: Vec<Range<u64>> = Vec::new();
-    // Several names can stand for one address; one of ours makes it ours.
-    let owned = |address: u64| sorted.iter().any(|&(other, _, ours)| other == address && ours);
+    let own = |&&(_, _, ours): &&(u64, u64, bool)| ours;
+    let end = |address: u64, size: u64| address.saturating_add(size.max(1));
     if full {
-        for &(address, size, ours) in sorted.iter().filter(|&&(_, _, ours)| ours) {
-            debug_assert!(ours);
-            ranges.push(address..address.saturating_add(size.max(1)));
-        }
-        return ranges;
+        return sorted.iter().filter(own).map(|&(address, size, _)| address..end(address, size)).collect();
     }
-    for &(address, size, ours) in sorted.iter().filter(|&&(_, _, ours)| ours) {
-        debug_assert!(ours);
-        let end = address.saturating_add(size.max(1));
-        let before = sorted.iter().rev().find(|&&(other, _, _)| other < address && !owned(other));
-        let behind = sorted.iter().find(|&&(other, _, _)| other >= end && !owned(other));
-        let start = before.map_or(address, |&(other, size, _)| other.saturating_add(size).min(address));
-        ranges.push(start..behind.map_or(end, |&(other, _, _)| other));
+    // Several names can stand for one address; one of ours makes it ours.
+    let owned: BTreeSet<u64> = sorted.iter().filter(own).map(|&(address, _, _)| address).collect();
+    let others: Vec<(u64, u64)> = sorted
+        .iter()
+        .filter(|(address, _, _)| !owned.contains(address))
+        .map(|&(address, size, _)| (address, size))
+        .collect();
+    let mut ranges = Vec::new();
+    for &(address, size, _) in sorted.iter().filter(own) {
+        let behind = others.partition_point(|&(other, _)| other < address);
+        let before = behind.checked_sub(1).and_then(|index| others.get(index));
+        let start = before.map_or(address, |&(other, size)| other.saturating_add(size).min(address));
+        let end = end(address, size);
+        let next = others.get(behind..).unwrap_or(&[]).iter().find(|&&(other, _)| other >= end);
+        ranges.push(start..next.map_or(end, |&(other, _)| other));
     }
     ranges
 }

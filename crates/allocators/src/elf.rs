@@ -126,8 +126,17 @@ fn symbols<'data, R: ReadRef<'data>>(
         }
         let Ok(table) = sections.symbols(endian, data, kind) else { continue };
         object.full |= kind == elf::SHT_SYMTAB && !table.is_empty();
+        // All names at once: one by one, each would be a read of its own.
+        let Ok(section) = sections.section(table.string_section()) else { continue };
+        let Some(strings) = Some(section)
+            .filter(|section| small(section))
+            .and_then(|section| section.data(endian, data).ok())
+        else {
+            continue;
+        };
         for symbol in table.iter() {
-            let Ok(name) = table.symbol_name(endian, symbol) else { continue };
+            let name = strings.get(symbol.st_name(endian) as usize..).unwrap_or(&[]);
+            let Some(name) = memchr::memchr(0, name).and_then(|end| name.get(..end)) else { continue };
             let defined = symbol.st_shndx(endian) != elf::SHN_UNDEF;
             // A thread-local symbol's value is an offset, not an address.
             if defined && !name.is_empty() && symbol.st_type() != elf::STT_TLS && wanted(name) {

@@ -102,7 +102,7 @@ pub fn recognise(snapshot: &Snapshot) -> Vec<Recognised> {
     }
     for module in &all {
         let name = module.name();
-        if name.starts_with(b"ld-musl") || name.starts_with(b"libc.musl") {
+        if is_musl(&*snapshot.memory, module) {
             found.push(other(Allocator::Musl, module, true));
         }
         if is_glibc_name(name) || name.starts_with(b"ld-linux") {
@@ -148,6 +148,19 @@ fn recognised_in(snapshot: &Snapshot, module: &Module, object: &Object) -> Vec<R
     found
 }
 
+/// musl is loader and library in one, under either name, and says what it is in its usage message.
+fn is_musl(memory: &dyn Memory, module: &Module) -> bool {
+    let name = module.name();
+    if name.starts_with(b"ld-musl") || name.starts_with(b"libc.musl") {
+        return true;
+    }
+    name == b"libc.so"
+        && module.read_only.iter().any(|range| {
+            let length = (range.end - range.start).min(4 << 20) as usize;
+            memmem::find(&crate::read::bytes(memory, range.start, length), b"musl libc (").is_some()
+        })
+}
+
 fn is_glibc_name(name: &[u8]) -> bool {
     name == b"libc.so.6" || (name.starts_with(b"libc-2.") && name.ends_with(b".so"))
 }
@@ -177,12 +190,12 @@ fn libraries_among(snapshot: &Snapshot, all: &[Module]) -> Vec<(Module, Banner)>
 pub fn walk(snapshot: &Snapshot, options: &WalkOptions, sink: impl FnMut(Block)) -> Result<Heap, Error> {
     let found = recognise(snapshot);
     if let Some(known) = found.iter().find(|known| known.replaces_malloc) {
-        return Err(Error::unsupported(snapshot, known.allocator, known.module.clone()));
+        return Err(unsupported(snapshot, known));
     }
     if !found.iter().any(|known| known.allocator == Allocator::Glibc)
         && let Some(known) = found.first()
     {
-        return Err(Error::unsupported(snapshot, known.allocator, known.module.clone()));
+        return Err(unsupported(snapshot, known));
     }
     let mut heap = glibc::walk(snapshot, options, sink)?;
     for known in found.iter().filter(|known| known.allocator != Allocator::Glibc) {
@@ -192,4 +205,8 @@ pub fn walk(snapshot: &Snapshot, options: &WalkOptions, sink: impl FnMut(Block))
         ));
     }
     Ok(heap)
+}
+
+fn unsupported(snapshot: &Snapshot, known: &Recognised) -> Error {
+    Error::Unsupported { pid: snapshot.pid, allocator: known.allocator, module: known.module.clone() }
 }

@@ -194,3 +194,38 @@ fn other_versions_of_glibc_are_walked_as_exactly() {
         }
     }
 }
+
+#[test]
+fn a_second_c_library_in_its_own_namespace_is_walked_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = compile(directory.path(), "namespace", &[]);
+    let library = compile(directory.path(), "namespace_library", &["-shared", "-fPIC"]);
+    let running = Running::start(Command::new(program).arg(library));
+    let (heap, blocks) = walked(&running, &BY_LOOK);
+    let missing =
+        running.live.iter().filter(|&(address, (size, _))| blocks.get(address) != Some(size)).count();
+    assert_eq!(missing, 0, "{heap:#x?}");
+    assert_eq!(heap.torn, Vec::<String>::new());
+    // Beside the program's: what the loader and the libraries keep of the namespace. None is one that was freed.
+    let extra = blocks.len() - running.live.len();
+    assert!(extra <= 60, "{extra} of {}", blocks.len());
+}
+
+#[test]
+fn a_library_that_was_replaced_on_disk_is_read_from_memory() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = compile(directory.path(), "patterns", &[]);
+    let running = Running::start(Command::new(program).arg("1"));
+    let mut snapshot = running.snapshot();
+    for mapping in snapshot.mappings.iter_mut().filter(|mapping| mapping.path.starts_with(b"/")) {
+        mapping.path.extend_from_slice(b" (deleted)");
+    }
+    let mut blocks = BTreeMap::new();
+    let heap = walk(&snapshot, &WalkOptions::default(), |block| {
+        blocks.insert(block.address, block.size);
+    })
+    .unwrap();
+    assert_exact(&running, &heap, &blocks);
+    let code = leakscope_allocators::AllocatorCode::new(&snapshot);
+    assert_eq!(code, leakscope_allocators::AllocatorCode::new(&running.snapshot()));
+}

@@ -5,7 +5,7 @@
 //! goes on at the next place from where a chain of chunks leads on.
 
 use super::arena::size_of;
-use super::layout::{FLAGS, HEADER, MIN_CHUNK, NON_MAIN_ARENA, PREV_INUSE};
+use super::layout::{FLAGS, HEADER, MIN_CHUNK, NON_MAIN_ARENA, PAGE, PREV_INUSE};
 use super::lists::Cached;
 use crate::read::{Cache, Window};
 use leakscope_reach::Block;
@@ -72,7 +72,7 @@ enum Place {
 }
 
 /// How many plausible chunks in a row make a place to go on from.
-const PLAUSIBLE: usize = 64;
+pub(crate) const PLAUSIBLE: usize = 64;
 
 pub(crate) struct Walker<'a> {
     window: Window<'a>,
@@ -124,7 +124,9 @@ impl<'a> Walker<'a> {
                 break;
             }
             // Behind fenceposts other memory follows; behind nonsense the rest of the heap.
-            let Some(next) = self.resume(region, stopped) else {
+            // (Past the chunk that does not fit, in any case: the walk must move on.)
+            let from = if whole { stopped } else { stopped.saturating_add(HEADER) };
+            let Some(next) = resume(&mut self.cache, region, from) else {
                 if !whole {
                     self.torn.add(|| format!("no chunk is found from {stopped:#x} on to {:#x}", region.end));
                     pieces.push(stopped..region.end);
@@ -157,8 +159,10 @@ impl<'a> Walker<'a> {
                     totals.top_bytes = word & !FLAGS;
                     return (region.end, true);
                 }
-                Place::Fencepost => return (fence_end(region, at, word), true),
-                Place::Nonsense => return (at, false),
+                Place::Fencepost if self.is_fence(region, at, word) => {
+                    return (fence_end(region, at, word), true);
+                }
+                Place::Fencepost | Place::Nonsense => return (at, false),
             };
             let next = at + size;
             // The next header decides about this chunk, so it must be sound.
@@ -197,10 +201,16 @@ impl<'a> Walker<'a> {
         }
     }
 
-    /// The first place from `from` on where chunks start again.
-    fn resume(&mut self, region: &Region, from: u64) -> Option<u64> {
-        let first = from.checked_add(if from == region.start { 0 } else { 0xf })? & !0xf;
-        resume(&mut self.cache, region, first)
+    /// Whether there are as many posts as there must be, and in the main heap where a page ends.
+    fn is_fence(&mut self, region: &Region, at: u64, word: u64) -> bool {
+        if word & !FLAGS == 0 {
+            return true;
+        }
+        let second = self.window.header(at + HEADER).map(|(_, word)| word & !FLAGS);
+        match region.main {
+            true => second == Some(HEADER) && fence_end(region, at, word).is_multiple_of(PAGE),
+            false => second == Some(0),
+        }
     }
 }
 
@@ -210,7 +220,9 @@ pub(crate) fn resume(cache: &mut Cache, region: &Region, from: u64) -> Option<u6
     while at < region.end {
         match cache.word(at.checked_add(8)?) {
             // The first chunk of memory new to the heap has PREV_INUSE set, as there is nothing to merge it with.
-            Some(word) if word & PREV_INUSE != 0 && leads_on(cache, region, at) => return Some(at),
+            Some(word) if word & PREV_INUSE != 0 && leads_on(cache, region, at, PLAUSIBLE) => {
+                return Some(at);
+            }
             Some(_) => at += 0x10,
             // A hole: nothing on this page.
             None => at = (at & !0xfff) + 0x1000,
@@ -219,9 +231,9 @@ pub(crate) fn resume(cache: &mut Cache, region: &Region, from: u64) -> Option<u6
     None
 }
 
-/// Whether chunks follow each other from `at` on.
-pub(crate) fn leads_on(cache: &mut Cache, region: &Region, mut at: u64) -> bool {
-    for count in 0..PLAUSIBLE {
+/// Whether so many chunks follow each other from `at` on, or as many as there are to the end.
+pub(crate) fn leads_on(cache: &mut Cache, region: &Region, mut at: u64, chunks: usize) -> bool {
+    for count in 0..chunks {
         let Some(word) = at.checked_add(8).and_then(|place| cache.word(place)) else { return false };
         match place(region, at, word) {
             Place::Chunk(size) => at += size,

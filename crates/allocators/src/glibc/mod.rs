@@ -15,6 +15,7 @@ mod lists;
 mod locate;
 mod mmapped;
 mod params;
+mod part;
 mod regions;
 mod threads;
 mod version;
@@ -24,15 +25,14 @@ pub(crate) use version::{Banner, banner};
 
 use crate::code::AllocatorCode;
 use crate::error::Error;
-use crate::modules::Module;
-use crate::read::Cache;
-use crate::recognise::{Allocator, libraries};
+use crate::recognise::libraries;
 use areas::Areas;
-use chain::{Region, Totals, Walker};
+use chain::Walker;
 use layout::{HEADER, Layout};
 use leakscope_reach::Block;
 use leakscope_target::Snapshot;
 use lists::Cached;
+use part::Part;
 use std::ops::Range;
 
 /// What to use.
@@ -106,6 +106,12 @@ impl Heap {
     /// Whether anything was inconsistent, so that another snapshot may give a better answer.
     pub fn is_torn(&self) -> bool {
         !self.torn.is_empty()
+    }
+
+    /// Whether a thread was in the middle of an operation on some arena. The heap may be consistent all the same: then
+    /// what that thread has in hand is among the ambiguous blocks.
+    pub fn is_busy(&self) -> bool {
+        self.arenas.iter().any(|arena| arena.mutex_locked)
     }
 }
 
@@ -208,180 +214,5 @@ fn check_mapped(heap: &mut Heap, found: &mmapped::Found, expected: Option<params
             found.skipped
         )),
         None => {}
-    }
-}
-
-/// One C library's heap.
-struct Part {
-    layout: Layout,
-    main: arena::Arena,
-    regions: Vec<Region>,
-    /// With each its heaps, the newest first.
-    others: Vec<(arena::Arena, Vec<arena::Heap>)>,
-    mapped: Option<params::Mapped>,
-}
-
-impl Part {
-    fn read(
-        snapshot: &Snapshot,
-        module: &Module,
-        version: Option<Version>,
-        options: &WalkOptions,
-        writable: &Areas,
-        heap: &mut Heap,
-    ) -> Result<Part, Error> {
-        let memory = &*snapshot.memory;
-        if let Some(what) = crate::elf::foreign(memory, module) {
-            return Err(Error::Foreign { pid: snapshot.pid, module: module.display(), what });
-        }
-        if let Some(version) = version.filter(|&version| version < Version::OLDEST) {
-            return Err(Error::TooOld {
-                pid: snapshot.pid,
-                module: module.display(),
-                version: version.to_string(),
-            });
-        }
-        match version {
-            None => heap.notes.push(format!(
-                "{} does not say its version; the layout was found by trying",
-                module.display()
-            )),
-            Some(version) if version > Version::NEWEST => heap.notes.push(format!(
-                "glibc {version} is newer than {}, and was read like it; check the result",
-                Version::NEWEST
-            )),
-            Some(_) => {}
-        }
-        let found = locate::main_arena(snapshot, module, version, writable, options.debug_symbols);
-        let located = found.map_err(|tried| Error::MainArena {
-            pid: snapshot.pid,
-            module: module.display(),
-            version: version.map_or_else(|| "unknown version".to_owned(), |version| version.to_string()),
-            tried,
-        })?;
-        let layout = located.layout;
-        heap.notes.push(format!(
-            "main_arena of {} was found at {:#x} {}",
-            module.display(),
-            located.arena.address,
-            located.how
-        ));
-        let (ring, closed) = arena::ring(memory, &located.arena, &layout, writable);
-        if !closed {
-            heap.torn.push("the ring of arenas is not closed".to_owned());
-        }
-        let mut others = Vec::new();
-        for arena in ring {
-            let (heaps, whole) = arena::heaps(memory, &arena, &layout, writable);
-            if !whole {
-                heap.torn.push(format!("the heaps of the arena at {:#x} are not all linked", arena.address));
-            }
-            others.push((arena, heaps));
-        }
-        for arena in [&located.arena]
-            .into_iter()
-            .chain(others.iter().map(|(arena, _)| arena))
-            .filter(|arena| arena.locked)
-        {
-            heap.torn.push(format!("an operation on the arena at {:#x} is in progress", arena.address));
-        }
-        let taken =
-            Areas::new(others.iter().flat_map(|(_, heaps)| heaps.iter().map(arena::Heap::area)).collect());
-        let regions = regions::main(snapshot, &located.arena, &layout, writable, &taken, heap);
-        let mapped = regions.first().and_then(|region| params::mapped(memory, module, region.start));
-        Ok(Part { layout, main: located.arena, regions, others, mapped })
-    }
-
-    /// All ranges that chunks can be in.
-    fn memory(&self) -> Vec<Range<u64>> {
-        let main = self.regions.iter().map(|region| region.start..region.end);
-        main.chain(self.others.iter().flat_map(|(_, heaps)| heaps.iter().map(arena::Heap::area))).collect()
-    }
-
-    /// Collects chunks in fastbins and per-thread caches.
-    fn caches(
-        &self,
-        snapshot: &Snapshot,
-        writable: &Areas,
-        cached: &mut Cached,
-        heap: &mut Heap,
-        torn: &mut chain::Torn,
-    ) {
-        let areas = Areas::new(self.memory());
-        let mut cache = Cache::new(&*snapshot.memory);
-        for arena in [&self.main].into_iter().chain(self.others.iter().map(|(arena, _)| arena)) {
-            for list in lists::fastbins(&mut cache, arena, &self.layout, &areas, cached) {
-                torn.add(|| format!("fastbin {list} of the arena at {:#x} does not end", arena.address));
-            }
-        }
-        let mut arenas: Vec<u64> = self.others.iter().map(|(arena, _)| arena.address).collect();
-        arenas.push(self.main.address);
-        arenas.sort_unstable();
-        let caches = threads::caches(snapshot, &mut cache, &self.layout, &areas, writable, &arenas);
-        for message in caches.torn {
-            torn.add(|| message);
-        }
-        if caches.unknown > 0 {
-            heap.notes.push(format!(
-                "the thread pointers of {} threads are unknown; chunks in their caches count as in use",
-                caches.unknown
-            ));
-        }
-        for (address, contents) in caches.found {
-            heap.own.push(address);
-            for chunk in contents.chunks {
-                cached.push(chunk, false);
-            }
-        }
-    }
-
-    fn walk(&self, walker: &mut Walker, areas: &mut Vec<Range<u64>>, summaries: &mut Vec<ArenaSummary>) {
-        let mut totals = Totals::default();
-        let mut pieces = Vec::new();
-        for region in &self.regions {
-            pieces.extend(walker.region(region, &mut totals));
-        }
-        areas.extend(pieces.iter().cloned());
-        summaries.push(summary(&self.main, pieces, totals));
-        for (arena, heaps) in &self.others {
-            let mut totals = Totals::default();
-            let mut pieces = Vec::new();
-            for heap in heaps.iter().rev() {
-                let start = heap.start.saturating_add(self.layout.heap_info);
-                let start =
-                    if start == arena.address { self.layout.first_chunk_behind(start) } else { Some(start) };
-                let region = Region {
-                    start: start.unwrap_or(heap.end()),
-                    end: heap.end(),
-                    top: (heap.start..heap.end()).contains(&arena.top).then_some(arena.top),
-                    main: false,
-                };
-                walker.region(&region, &mut totals);
-                pieces.push(heap.area());
-            }
-            areas.extend(pieces.iter().cloned());
-            summaries.push(summary(arena, pieces, totals));
-        }
-    }
-}
-
-fn summary(arena: &arena::Arena, heaps: Vec<Range<u64>>, totals: Totals) -> ArenaSummary {
-    ArenaSummary {
-        address: arena.address,
-        heaps,
-        system_bytes: arena.system_mem,
-        inuse_bytes: totals.inuse_bytes,
-        inuse_blocks: totals.inuse_blocks,
-        free_bytes: totals.free_bytes,
-        tcache_bytes: totals.tcache_bytes,
-        fastbin_bytes: totals.fastbin_bytes,
-        top_bytes: totals.top_bytes,
-        mutex_locked: arena.locked,
-    }
-}
-
-impl crate::Error {
-    pub(crate) fn unsupported(snapshot: &Snapshot, allocator: Allocator, module: String) -> Error {
-        Error::Unsupported { pid: snapshot.pid, allocator, module }
     }
 }

@@ -3,7 +3,7 @@
 use super::Heap;
 use super::areas::Areas;
 use super::arena::{self, Arena};
-use super::chain::{Region, leads_on, resume};
+use super::chain::{PLAUSIBLE, Region, leads_on, resume};
 use super::layout::{Layout, NONCONTIGUOUS, PAGE, align};
 use crate::read::Cache;
 use leakscope_target::Snapshot;
@@ -36,7 +36,7 @@ pub(crate) fn main(
     // `system_mem` counts from the first address that brk gave, foreign pieces between included.
     let start = end.checked_sub(arena.system_mem).and_then(|start| align(start, 0x10));
     let mut region = Region { start: start.unwrap_or(area.start), end, top: Some(arena.top), main: true };
-    if start.is_some_and(|start| start <= arena.top && leads_on(&mut cache, &region, start)) {
+    if start.is_some_and(|start| start <= arena.top && leads_on(&mut cache, &region, start, 1)) {
         return vec![region];
     }
     // Somebody moved the break in a way that malloc does not count, or the account is torn.
@@ -119,7 +119,7 @@ fn scattered(
 /// boundary, or with top.
 fn chain_end(cache: &mut Cache, region: &Region) -> Option<u64> {
     let first = cache.word(region.start.checked_add(8)?)?;
-    if first & super::layout::PREV_INUSE == 0 || !leads_on(cache, region, region.start) {
+    if first & super::layout::PREV_INUSE == 0 || !leads_on(cache, region, region.start, PLAUSIBLE) {
         return None;
     }
     let end = super::chain::end_of_piece(cache, region, region.start)?;

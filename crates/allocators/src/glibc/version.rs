@@ -38,7 +38,6 @@ pub(crate) fn banner(memory: &dyn Memory, module: &Module) -> Banner {
             let Some(piece) = buffer.get_mut(..length) else { break };
             let read = memory.read(at, piece);
             let piece = piece.get(..read).unwrap_or(&[]);
-            found.glibc |= malloc.find(piece).is_some() || older.find(piece).is_some();
             if let Some(position) = library.find(piece) {
                 let rest = piece.get(position..).unwrap_or(&[]);
                 let rest = rest.get(..OVERLAP.min(rest.len())).unwrap_or(&[]);
@@ -49,6 +48,7 @@ pub(crate) fn banner(memory: &dyn Memory, module: &Module) -> Banner {
                     return Banner { version: Some(version), glibc: true };
                 }
             }
+            found.glibc = found.glibc || malloc.find(piece).is_some() || older.find(piece).is_some();
             budget = budget.saturating_sub(length as u64);
             if at + length as u64 >= range.end {
                 break;
