@@ -64,6 +64,11 @@ impl Edge {
         (self.0 >> 3) as usize
     }
 
+    #[inline]
+    pub(crate) fn is_interior(self) -> bool {
+        self.class() == 1
+    }
+
     /// The lowest three bits: 0 for a start, 1 for the interior, then the heuristics.
     #[inline]
     pub(crate) fn class(self) -> usize {

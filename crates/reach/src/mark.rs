@@ -106,11 +106,15 @@ impl Marks {
                 self.defer(edge.target());
             }
         }
-        let pieces = Mutex::new(ranges);
+        // Split only what can be read: ranges may be as large as the address space.
+        let known: Option<Vec<_>> =
+            ranges.iter().map(|range| Some(scan.reader.readable(range)?.collect::<Vec<_>>())).collect();
+        let size = if known.is_some() { PIECE } else { u64::MAX };
+        let pieces = Mutex::new(known.map_or(ranges, |known| known.concat()));
         crate::threads::run(threads, |_| {
             let mut hand = Hand::default();
-            while let Some(piece) = split(&mut lock(&pieces), PIECE) {
-                words_outside(scan, &piece, &mut hand, |_, edge| {
+            while let Some(piece) = split(&mut lock(&pieces), size) {
+                words_outside(scan, &piece, &mut hand, |_, _, edge| {
                     if self.reach(edge) {
                         self.defer(edge.target());
                     }
@@ -155,12 +159,13 @@ pub(crate) fn root_ranges(heap_areas: &[Range<u64>], roots: &Roots) -> Vec<Range
     all.iter().flat_map(|range| ranges::without(&areas, range)).collect()
 }
 
-/// Hands over the edges of the aligned words of a range that do not begin in a block, and where each lies.
+/// Hands over the aligned words of a range that point to blocks and do not begin in one: where each lies, the
+/// pointer, its edge.
 pub(crate) fn words_outside(
     scan: &Scan<'_>,
     range: &Range<u64>,
     hand: &mut Hand,
-    mut take: impl FnMut(u64, Edge),
+    mut take: impl FnMut(u64, u64, Edge),
 ) {
     let Hand { buffer, scratch, .. } = hand;
     scan.reader.pieces(range, buffer, |at, bytes| {
@@ -171,7 +176,7 @@ pub(crate) fn words_outside(
             let words = bytes.get((from - at) as usize..(to.max(from) - at) as usize).unwrap_or_default();
             for (place, pointer) in (from..).step_by(8).zip(scan.reader.pointers(words)) {
                 if let Some(edge) = scan.edge(pointer, scratch) {
-                    take(place, edge);
+                    take(place, pointer, edge);
                 }
             }
         };
