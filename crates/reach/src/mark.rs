@@ -35,7 +35,7 @@ const FROM_REACHABLE: [u8; 8] = [
 ];
 
 /// Blocks taken from the stack at once: their cache misses overlap.
-const BATCH: usize = 16;
+const BATCH: usize = 32;
 /// Blocks on a thread's stack; more are noted in a bitmap to be found later.
 const MAX_STACK: usize = 1 << 19;
 /// A thread shares its stack from this size on if another has nothing to do.
@@ -167,7 +167,8 @@ pub(crate) fn words_outside(
     hand: &mut Hand,
     mut take: impl FnMut(u64, u64, Edge),
 ) {
-    let Hand { buffer, scratch, .. } = hand;
+    let Hand { buffer, scratch, pointers, hits, .. } = hand;
+    let mut places = Vec::new();
     scan.reader.pieces(range, buffer, |at, bytes| {
         let end = at + bytes.len() as u64;
         let mut gap = |from: u64, to: u64| {
@@ -175,8 +176,9 @@ pub(crate) fn words_outside(
             let to = to.next_multiple_of(8).min(end);
             let words = bytes.get((from - at) as usize..(to.max(from) - at) as usize).unwrap_or_default();
             for (place, pointer) in (from..).step_by(8).zip(scan.reader.pointers(words)) {
-                if let Some(edge) = scan.edge(pointer, scratch) {
-                    take(place, pointer, edge);
+                if scan.may_hit(pointer) {
+                    places.push(place);
+                    pointers.push(pointer);
                 }
             }
         };
@@ -190,6 +192,12 @@ pub(crate) fn words_outside(
         }
         if from < end {
             gap(from, end);
+        }
+        scan.blocks.locate_all(pointers, hits);
+        for ((place, pointer), hit) in places.drain(..).zip(pointers.drain(..)).zip(hits.drain(..)) {
+            if let Some(hit) = hit {
+                take(place, pointer, scan.edge_to(pointer, hit, scratch));
+            }
         }
     });
 }
@@ -271,8 +279,12 @@ impl<M: Fn(Edge) -> bool + Sync> Walk<'_, M> {
 
     /// Takes the next stretch of pending blocks; false if there is none left.
     fn take_pending(&self, stack: &mut Vec<u32>) -> bool {
+        let count = self.marks.pending.len();
+        if self.next.load(Relaxed) >= count {
+            return false;
+        }
         let from = self.next.fetch_add(STRIDE, Relaxed);
-        if from >= self.marks.pending.len() {
+        if from >= count {
             return false;
         }
         let words = self.marks.pending.iter().enumerate().skip(from).take(STRIDE);
@@ -329,6 +341,8 @@ impl<M: Fn(Edge) -> bool + Sync> Walk<'_, M> {
         let mut edges: Vec<u32> = Vec::new();
         let mut unknown: Vec<u32> = Vec::new();
         while !stack.is_empty() {
+            // Few lists at a time would be followed at the pace of memory's latency.
+            while stack.len() < BATCH && self.take_pending(stack) {}
             if stack.len() >= SHARE && self.pool.hungry.load(Relaxed) > 0 {
                 let half = stack.split_off(stack.len() / 2);
                 lock(&self.pool.shared).stacks.push(half);
