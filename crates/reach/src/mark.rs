@@ -169,6 +169,7 @@ pub(crate) fn words_outside(
 ) {
     let Hand { buffer, scratch, pointers, hits, .. } = hand;
     let mut places = Vec::new();
+    pointers.clear();
     scan.reader.pieces(range, buffer, |at, bytes| {
         let end = at + bytes.len() as u64;
         let mut gap = |from: u64, to: u64| {
@@ -193,6 +194,7 @@ pub(crate) fn words_outside(
         if from < end {
             gap(from, end);
         }
+        hits.clear();
         scan.blocks.locate_all(pointers, hits);
         for ((place, pointer), hit) in places.drain(..).zip(pointers.drain(..)).zip(hits.drain(..)) {
             if let Some(hit) = hit {
