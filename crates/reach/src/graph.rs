@@ -64,6 +64,11 @@ impl Edge {
         (self.0 >> 3) as usize
     }
 
+    #[inline]
+    pub(crate) fn is_interior(self) -> bool {
+        self.class() == 1
+    }
+
     /// The lowest three bits: 0 for a start, 1 for the interior, then the heuristics.
     #[inline]
     pub(crate) fn class(self) -> usize {
@@ -98,9 +103,9 @@ pub(crate) struct Hand {
     edges: Vec<u32>,
     degrees: Vec<u8>,
     /// Words that may be pointers, how many of them each block holds, and what they hit.
-    pointers: Vec<u64>,
+    pub pointers: Vec<u64>,
     counts: Vec<usize>,
-    hits: Vec<Option<Hit>>,
+    pub hits: Vec<Option<Hit>>,
 }
 
 impl<'a> Scan<'a> {
@@ -109,15 +114,21 @@ impl<'a> Scan<'a> {
         Scan { blocks, reader, judge, low, span }
     }
 
-    /// The edge that `pointer` is.
+    /// Whether `pointer` lies where blocks are at all.
     #[inline]
+    pub(crate) fn may_hit(&self, pointer: u64) -> bool {
+        pointer.wrapping_sub(self.low) < self.span
+    }
+
+    /// The edge that `pointer` is.
     pub(crate) fn edge(&self, pointer: u64, scratch: &mut Scratch) -> Option<Edge> {
-        // Most words are no pointers, and this is all that is done for them.
-        if pointer.wrapping_sub(self.low) >= self.span {
-            return None;
-        }
-        let hit = self.blocks.locate(pointer)?;
-        Some(Edge::new(hit.index, self.judge.via(pointer, hit, scratch)))
+        Some(self.edge_to(pointer, self.blocks.locate(pointer)?, scratch))
+    }
+
+    /// The edge that `pointer` is, which hit a block.
+    #[inline]
+    pub(crate) fn edge_to(&self, pointer: u64, hit: Hit, scratch: &mut Scratch) -> Edge {
+        Edge::new(hit.index, self.judge.via(pointer, hit, scratch))
     }
 
     /// Appends what may be pointers to blocks.
@@ -130,7 +141,7 @@ impl<'a> Scan<'a> {
             if let Some(place) = found.get_mut(count) {
                 *place = pointer;
             }
-            count += usize::from(pointer.wrapping_sub(self.low) < self.span);
+            count += usize::from(self.may_hit(pointer));
         }
         pointers.extend_from_slice(found.get(..count).unwrap_or_default());
     }
@@ -146,7 +157,7 @@ impl<'a> Scan<'a> {
                 self.blocks.locate_all(pointers, hits);
                 for (&pointer, hit) in pointers.iter().zip(hits.iter()) {
                     if let &Some(hit) = hit {
-                        take(Edge::new(hit.index, self.judge.via(pointer, hit, scratch)));
+                        take(self.edge_to(pointer, hit, scratch));
                     }
                 }
             }
@@ -275,7 +286,7 @@ fn resolve(scan: &Scan<'_>, hand: &mut Hand) {
             if degree == FULL {
                 continue;
             }
-            let Edge(edge) = Edge::new(hit.index, scan.judge.via(pointer, hit, scratch));
+            let Edge(edge) = scan.edge_to(pointer, hit, scratch);
             if degree > 0 && edges.last() == Some(&edge) {
                 continue;
             }

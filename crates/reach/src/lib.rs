@@ -1,6 +1,7 @@
 //! Which blocks nothing points to any more: blocks, roots and memory in, memcheck's four kinds of leak out. No I/O.
 
 mod blocks;
+mod chains;
 mod cliques;
 mod findings;
 mod graph;
@@ -13,6 +14,7 @@ mod threads;
 mod words;
 
 pub use blocks::{Block, BlocksBuilder};
+pub use chains::{Chain, Hop, Origin, holders};
 pub use findings::{Count, Findings};
 pub use heuristics::{Heuristic, Heuristics};
 pub use lookup::{Blocks, Iter};

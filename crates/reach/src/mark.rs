@@ -35,7 +35,7 @@ const FROM_REACHABLE: [u8; 8] = [
 ];
 
 /// Blocks taken from the stack at once: their cache misses overlap.
-const BATCH: usize = 16;
+const BATCH: usize = 32;
 /// Blocks on a thread's stack; more are noted in a bitmap to be found later.
 const MAX_STACK: usize = 1 << 19;
 /// A thread shares its stack from this size on if another has nothing to do.
@@ -106,11 +106,15 @@ impl Marks {
                 self.defer(edge.target());
             }
         }
-        let pieces = Mutex::new(ranges);
+        // Split only what can be read: ranges may be as large as the address space.
+        let known: Option<Vec<_>> =
+            ranges.iter().map(|range| Some(scan.reader.readable(range)?.collect::<Vec<_>>())).collect();
+        let size = if known.is_some() { PIECE } else { u64::MAX };
+        let pieces = Mutex::new(known.map_or(ranges, |known| known.concat()));
         crate::threads::run(threads, |_| {
             let mut hand = Hand::default();
-            while let Some(piece) = split(&mut lock(&pieces), PIECE) {
-                words_outside(scan, &piece, &mut hand, |_, edge| {
+            while let Some(piece) = split(&mut lock(&pieces), size) {
+                words_outside(scan, &piece, &mut hand, |_, _, edge| {
                     if self.reach(edge) {
                         self.defer(edge.target());
                     }
@@ -155,14 +159,17 @@ pub(crate) fn root_ranges(heap_areas: &[Range<u64>], roots: &Roots) -> Vec<Range
     all.iter().flat_map(|range| ranges::without(&areas, range)).collect()
 }
 
-/// Hands over the edges of the aligned words of a range that do not begin in a block, and where each lies.
+/// Hands over the aligned words of a range that point to blocks and do not begin in one: where each lies, the
+/// pointer, its edge.
 pub(crate) fn words_outside(
     scan: &Scan<'_>,
     range: &Range<u64>,
     hand: &mut Hand,
-    mut take: impl FnMut(u64, Edge),
+    mut take: impl FnMut(u64, u64, Edge),
 ) {
-    let Hand { buffer, scratch, .. } = hand;
+    let Hand { buffer, scratch, pointers, hits, .. } = hand;
+    let mut places = Vec::new();
+    pointers.clear();
     scan.reader.pieces(range, buffer, |at, bytes| {
         let end = at + bytes.len() as u64;
         let mut gap = |from: u64, to: u64| {
@@ -170,8 +177,9 @@ pub(crate) fn words_outside(
             let to = to.next_multiple_of(8).min(end);
             let words = bytes.get((from - at) as usize..(to.max(from) - at) as usize).unwrap_or_default();
             for (place, pointer) in (from..).step_by(8).zip(scan.reader.pointers(words)) {
-                if let Some(edge) = scan.edge(pointer, scratch) {
-                    take(place, edge);
+                if scan.may_hit(pointer) {
+                    places.push(place);
+                    pointers.push(pointer);
                 }
             }
         };
@@ -185,6 +193,13 @@ pub(crate) fn words_outside(
         }
         if from < end {
             gap(from, end);
+        }
+        hits.clear();
+        scan.blocks.locate_all(pointers, hits);
+        for ((place, pointer), hit) in places.drain(..).zip(pointers.drain(..)).zip(hits.drain(..)) {
+            if let Some(hit) = hit {
+                take(place, pointer, scan.edge_to(pointer, hit, scratch));
+            }
         }
     });
 }
@@ -266,8 +281,12 @@ impl<M: Fn(Edge) -> bool + Sync> Walk<'_, M> {
 
     /// Takes the next stretch of pending blocks; false if there is none left.
     fn take_pending(&self, stack: &mut Vec<u32>) -> bool {
+        let count = self.marks.pending.len();
+        if self.next.load(Relaxed) >= count {
+            return false;
+        }
         let from = self.next.fetch_add(STRIDE, Relaxed);
-        if from >= self.marks.pending.len() {
+        if from >= count {
             return false;
         }
         let words = self.marks.pending.iter().enumerate().skip(from).take(STRIDE);
@@ -324,6 +343,8 @@ impl<M: Fn(Edge) -> bool + Sync> Walk<'_, M> {
         let mut edges: Vec<u32> = Vec::new();
         let mut unknown: Vec<u32> = Vec::new();
         while !stack.is_empty() {
+            // Few lists at a time would be followed at the pace of memory's latency.
+            while stack.len() < BATCH && self.take_pending(stack) {}
             if stack.len() >= SHARE && self.pool.hungry.load(Relaxed) > 0 {
                 let half = stack.split_off(stack.len() / 2);
                 lock(&self.pool.shared).stacks.push(half);

@@ -53,9 +53,9 @@ enum Pointer {
 
 impl Model<'_> {
     fn block_at(&self, address: u64) -> Option<usize> {
-        self.blocks.iter().position(|block| {
-            block.address == address || block.address < address && address - block.address < block.size
-        })
+        let index = self.blocks.partition_point(|block| block.address <= address).checked_sub(1)?;
+        let block = self.blocks[index];
+        (block.address == address || address - block.address < block.size).then_some(index)
     }
 
     fn mapping_at(&self, address: u64) -> Option<&Mapping> {
@@ -194,16 +194,18 @@ pub fn judge(heap: &Heap<'_>, options: &Options) -> Verdict {
     for &index in &reachable {
         kinds[index] = Some(Kind::Reachable);
     }
+    let mut ways: BTreeMap<usize, Vec<Pointer>> = BTreeMap::new();
+    for &pointer in roots.iter().chain(reachable.iter().flat_map(|&holder| &contents[holder])) {
+        ways.entry(target(pointer)).or_default().push(pointer);
+    }
     for &index in &reachable {
-        let from = roots.iter().chain(reachable.iter().flat_map(|&holder| &contents[holder]));
-        let ways: Vec<_> = from.filter(|&&pointer| target(pointer) == index).collect();
+        let ways = &ways[&index];
         if !ways.iter().any(|way| matches!(way, Pointer::Start(_))) {
-            heuristics[index] = ways
-                .iter()
-                .filter_map(
-                    |way| if let Pointer::Heuristic(_, heuristic) = way { Some(*heuristic) } else { None },
-                )
-                .min();
+            let found = ways.iter().filter_map(|way| match way {
+                Pointer::Heuristic(_, heuristic) => Some(*heuristic),
+                _ => None,
+            });
+            heuristics[index] = found.min();
         }
     }
     let mut groups: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();

@@ -1,0 +1,234 @@
+//! Who holds a block: the shortest chain of pointers that leads from a root to it.
+
+use crate::graph::{Edge, Edges, Graph, Hand, Scan};
+use crate::mark::{root_ranges, words_outside};
+use crate::scan::{Heap, Options, prepare};
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+
+/// Where a chain begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// The word at this address, in a root range.
+    Memory(u64),
+    /// This one of [`crate::Roots::words`].
+    Word(usize),
+    /// The first block is itself a root: one of [`crate::Roots::blocks`].
+    Block,
+}
+
+/// A block of a chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hop {
+    /// The block's index.
+    pub block: usize,
+    /// How far into the block the pointer to it points.
+    pub into: u64,
+    /// Where in the block the pointer to the next one lies; none in the last block, which is the one asked for.
+    pub field: Option<u64>,
+}
+
+/// A chain of pointers from a root to a block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chain {
+    /// Where it begins.
+    pub origin: Origin,
+    /// The blocks on it; the last is the one asked for.
+    pub hops: Vec<Hop>,
+}
+
+/// No block: it was not seen, or a root leads to it. Blocks have fewer bits.
+const UNSEEN: u32 = u32::MAX;
+const ROOT: u32 = u32::MAX - 1;
+
+/// For each wanted block, the shortest chain of at most `max_depth` blocks that leads to it; none if nothing does.
+///
+/// A reachable block's chain consists of pointers that make it reachable; only where there is none (in short enough
+/// a chain) do other interior pointers count. Reads memory about once, whatever is wanted, and then the blocks on the
+/// chains.
+pub fn holders(heap: &Heap<'_>, options: &Options, wanted: &[usize], max_depth: usize) -> Vec<Option<Chain>> {
+    let scan = prepare(heap, options);
+    let graph = Graph::build(&scan, options.threads.max(1), &|_| ());
+    let mut chains = vec![None; wanted.len()];
+    for interior in [false, true].into_iter().filter(|_| max_depth > 0) {
+        let missing =
+            wanted.iter().zip(&chains).filter(|(_, chain)| chain.is_none()).map(|(&index, _)| index);
+        let missing: HashSet<usize> = missing.filter(|&index| index < heap.blocks.len()).collect();
+        if missing.is_empty() {
+            break;
+        }
+        let mut search = Search { heap, scan: &scan, graph: &graph, interior, hand: Hand::default() };
+        let parents = search.breadth_first(&missing, max_depth);
+        let mut found = search.chains(&parents, &missing);
+        for (chain, index) in chains.iter_mut().zip(wanted) {
+            if chain.is_none() {
+                *chain = found.get_mut(index).cloned();
+            }
+        }
+    }
+    chains
+}
+
+struct Search<'a> {
+    heap: &'a Heap<'a>,
+    scan: &'a Scan<'a>,
+    graph: &'a Graph,
+    /// Whether every interior pointer counts.
+    interior: bool,
+    hand: Hand,
+}
+
+impl Search<'_> {
+    fn counts(&self, edge: Edge) -> bool {
+        self.interior || !edge.is_interior()
+    }
+
+    /// Each root and the block to which it leads.
+    fn roots(&mut self, mut take: impl FnMut(Origin, u64, usize)) {
+        let mut hand = std::mem::take(&mut self.hand);
+        for range in root_ranges(self.heap.areas, self.heap.roots) {
+            words_outside(self.scan, &range, &mut hand, |at, pointer, edge| {
+                if self.counts(edge) {
+                    take(Origin::Memory(at), pointer, edge.target());
+                }
+            });
+        }
+        for (number, &word) in self.heap.roots.words.iter().enumerate() {
+            let pointer = self.scan.reader.pointer(word);
+            if let Some(edge) = self.scan.edge(pointer, &mut hand.scratch).filter(|&edge| self.counts(edge)) {
+                take(Origin::Word(number), pointer, edge.target());
+            }
+        }
+        for &index in &self.heap.roots.blocks {
+            if let Some(block) = self.heap.blocks.get(index) {
+                take(Origin::Block, block.address, index);
+            }
+        }
+        self.hand = hand;
+    }
+
+    /// The block that leads to each block that was seen, nearest to the roots first, until all wanted ones were.
+    fn breadth_first(&mut self, wanted: &HashSet<usize>, max_depth: usize) -> Vec<u32> {
+        let mut parents = vec![UNSEEN; self.heap.blocks.len()];
+        let mut missing = wanted.len();
+        let mut level: Vec<u32> = Vec::new();
+        let mut see = |target: usize, parent: u32, level: &mut Vec<u32>| {
+            if let Some(seen) = parents.get_mut(target).filter(|seen| **seen == UNSEEN) {
+                *seen = parent;
+                level.push(target as u32);
+                missing -= usize::from(wanted.contains(&target));
+            }
+            missing == 0
+        };
+        let mut complete = false;
+        self.roots(|_, _, target| complete |= see(target, ROOT, &mut level));
+        for _ in 1..max_depth {
+            let mut next = Vec::new();
+            for index in std::mem::take(&mut level) {
+                if complete {
+                    return parents;
+                }
+                match self.graph.edges(index as usize) {
+                    Edges::Kept(kept) => {
+                        for edge in
+                            kept.iter().map(|&edge| Edge::from(edge)).filter(|&edge| self.counts(edge))
+                        {
+                            complete |= see(edge.target(), index, &mut next);
+                        }
+                    }
+                    Edges::Unknown => {
+                        let range = self.range(index as usize);
+                        let interior = self.interior;
+                        self.scan.edges_in(&range, &mut self.hand, |edge| {
+                            if interior || !edge.is_interior() {
+                                complete |= see(edge.target(), index, &mut next);
+                            }
+                        });
+                    }
+                }
+            }
+            level = next;
+            if level.is_empty() {
+                break;
+            }
+        }
+        parents
+    }
+
+    fn range(&self, index: usize) -> Range<u64> {
+        self.heap
+            .blocks
+            .get(index)
+            .map_or(0..0, |block| block.address..block.address.saturating_add(block.size))
+    }
+
+    fn chains(&mut self, parents: &[u32], wanted: &HashSet<usize>) -> HashMap<usize, Chain> {
+        let mut paths: Vec<(usize, Vec<usize>)> = Vec::new();
+        for &index in wanted {
+            let mut path = vec![index];
+            let mut parent = parents.get(index).copied().unwrap_or(UNSEEN);
+            // Parents are nearer to the roots, so this ends.
+            while parent != UNSEEN && parent != ROOT {
+                path.push(parent as usize);
+                parent = parents.get(parent as usize).copied().unwrap_or(UNSEEN);
+            }
+            if parent == ROOT {
+                path.reverse();
+                paths.push((index, path));
+            }
+        }
+        let firsts: HashSet<usize> = paths.iter().filter_map(|(_, path)| path.first().copied()).collect();
+        let mut origins: HashMap<usize, (Origin, u64)> = HashMap::new();
+        self.roots(|origin, pointer, target| {
+            if firsts.contains(&target) {
+                origins.entry(target).or_insert((origin, pointer));
+            }
+        });
+        // Chains share their first blocks.
+        let mut fields = HashMap::new();
+        let mut chains = HashMap::new();
+        for (index, path) in paths {
+            let Some(&(origin, mut pointer)) = path.first().and_then(|first| origins.get(first)) else {
+                continue;
+            };
+            let mut hops = Vec::with_capacity(path.len());
+            for (at, &block) in path.iter().enumerate() {
+                let start = self.range(block).start;
+                let mut hop = Hop { block, into: pointer.saturating_sub(start), field: None };
+                if let Some(&next) = path.get(at + 1) {
+                    let field = *fields.entry((block, next)).or_insert_with(|| self.field(block, next));
+                    // Memory that is not frozen may have changed since; then the chain is gone.
+                    let Some((address, found)) = field else { break };
+                    hop.field = Some(address - start);
+                    pointer = found;
+                }
+                hops.push(hop);
+            }
+            if hops.len() == path.len() {
+                chains.insert(index, Chain { origin, hops });
+            }
+        }
+        chains
+    }
+
+    /// Where in `holder` the first pointer to `target` lies, and that pointer; one to its start if there is any.
+    fn field(&mut self, holder: usize, target: usize) -> Option<(u64, u64)> {
+        let range = self.range(holder);
+        let start = self.range(target).start;
+        let mut best: Option<(u64, u64)> = None;
+        let mut hand = std::mem::take(&mut self.hand);
+        self.scan.reader.pieces(&range, &mut hand.buffer, |at, bytes| {
+            for (at, pointer) in (at..).step_by(8).zip(self.scan.reader.pointers(bytes)) {
+                if best.is_some_and(|(_, found)| found == start || pointer != start) {
+                    continue;
+                }
+                let edge = self.scan.edge(pointer, &mut hand.scratch);
+                if edge.is_some_and(|edge| edge.target() == target && self.counts(edge)) {
+                    best = Some((at, pointer));
+                }
+            }
+        });
+        self.hand = hand;
+        best
+    }
+}
