@@ -27,22 +27,40 @@ impl Demangler {
 fn demangle(name: &str) -> String {
     // A symbol's version (`malloc@@GLIBC_2.2.5`) is not part of its name.
     let name = name.split_once('@').map_or(name, |(name, _)| name);
-    let mut out = Bounded::default();
-    // Rust first: its legacy scheme looks like C++ with a hash at the end. `#` leaves the hash out.
-    if let Ok(symbol) = rustc_demangle::try_demangle(name) {
-        if write!(out, "{symbol:#}").is_ok() || out.full {
+    // Rust's legacy scheme is that of C++ with a hash at the end. Without one it is C++: a variable in an unnamed
+    // namespace, say, which Rust's demangler would take for its own.
+    let schemes = if has_rust_hash(name) { [rust, cpp] } else { [cpp, rust] };
+    for scheme in schemes {
+        let mut out = Bounded::default();
+        if scheme(name, &mut out) || out.full {
             return out.text;
         }
-    } else if name.starts_with("_Z")
-        && let Ok(symbol) = cpp_demangle::Symbol::new(name)
-        && (symbol.structured_demangle(&mut out, &cpp_demangle::DemangleOptions::new()).is_ok() || out.full)
-    {
-        return out.text;
     }
-    out = Bounded::default();
+    let mut out = Bounded::default();
     // An error only says that the name was cut.
     let _ = out.write_str(name);
     out.text
+}
+
+/// Whether the name has a component as Rust's legacy scheme has at the end: `h` and 16 hexadecimal digits.
+fn has_rust_hash(name: &str) -> bool {
+    name.match_indices("17h").any(|(at, start)| {
+        let hash = name.as_bytes().get(at + start.len()..).and_then(|rest| rest.split_at_checked(16));
+        hash.is_some_and(|(hash, rest)| hash.iter().all(u8::is_ascii_hexdigit) && rest.first() == Some(&b'E'))
+    })
+}
+
+/// Writes a Rust name without its hash, as `#` asks for. False if it is none.
+fn rust(name: &str, out: &mut Bounded) -> bool {
+    rustc_demangle::try_demangle(name).is_ok_and(|symbol| write!(out, "{symbol:#}").is_ok())
+}
+
+/// Writes a C++ name. False if it is none.
+fn cpp(name: &str, out: &mut Bounded) -> bool {
+    let options = cpp_demangle::DemangleOptions::new();
+    name.starts_with("_Z")
+        && cpp_demangle::Symbol::new(name)
+            .is_ok_and(|symbol| symbol.structured_demangle(out, &options).is_ok())
 }
 
 /// A string that refuses to grow past [`MAX_NAME`].
@@ -75,6 +93,10 @@ mod tests {
         let mut demangler = Demangler::default();
         assert_eq!(demangler.demangle("_ZN5cache6insertEiPKc"), "cache::insert(int, char const*)");
         assert_eq!(demangler.demangle("_ZN4core3fmt5write17h0123456789abcdefE"), "core::fmt::write");
+        assert_eq!(
+            demangler.demangle("_ZN5cache12_GLOBAL__N_15tableE"),
+            "cache::(anonymous namespace)::table"
+        );
         assert_eq!(demangler.demangle("_RNvCskwGfYPst2Cb_3foo3bar"), "foo::bar");
         assert_eq!(demangler.demangle("malloc@@GLIBC_2.2.5"), "malloc");
         assert_eq!(demangler.demangle("_Z"), "_Z");

@@ -3,6 +3,9 @@
 //! [`symbolize`] names every address of a profile, as far as files can be found that are certainly the ones that
 //! were mapped (by build id). A module without them keeps its addresses, and [`Symbols::missing`] says why and
 //! what would help. Files are hostile input: a broken one costs its names, nothing else.
+//!
+//! [`data_objects`] and [`thread_local_objects`] name data the same way: the global variable that holds a block, the
+//! class whose table of virtual functions an object points to ([`class_of`]).
 
 mod debian;
 mod debuginfod;
@@ -11,25 +14,21 @@ mod elf;
 mod guard;
 mod locate;
 mod names;
+mod objects;
 mod running;
 mod symtab;
+mod work;
 
 pub use debuginfod::Debuginfod;
+pub use objects::{DataObject, class_of, data_objects, thread_local_objects};
 
-use demangle::Demangler;
 use elf::{ElfFile, hex};
-use leakscope_profile::{CodeAddress, Frame, MissingDebugInfo, Module, Profile, Symbols};
+use leakscope_profile::{CodeAddress, Frame, MissingDebugInfo, Module, Process, Profile, Symbols};
 use locate::{Finder, Located, StandIn};
 use names::{Name, Names, names};
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
-use std::sync::Mutex;
-use std::thread;
-
-/// Stack of a symbolizing thread, in bytes: debug information nests as deeply as it likes.
-const STACK_SIZE: usize = 256 << 20;
-/// More threads than this only fight for the disk.
-const MAX_THREADS: usize = 8;
+use work::for_each;
 
 /// Where names come from.
 #[derive(Debug, Clone)]
@@ -111,12 +110,12 @@ pub fn symbolize(profile: &Profile, options: &Options) -> Result<Symbols, Error>
     for path in &options.debug_dirs {
         std::fs::read_dir(path).map_err(|source| Error::DebugDir { path: path.clone(), source })?;
     }
-    let stand_in = StandInFor::find(profile, options)?;
+    let stand_in = StandInFor::find(&profile.process, &profile.modules, options)?;
     let mut symbols = Symbols::default();
     let mut finder = Finder::new(options, &profile.process);
     let mut groups = Vec::new();
     for (module, addresses) in group(profile, &mut symbols) {
-        let stand_in = stand_in.as_ref().filter(|stand_in| stand_in.is_for(module)).map(|found| &found.file);
+        let stand_in = stand_in.as_ref().and_then(|stand_in| stand_in.file_for(module));
         let mut located = finder.locate(module, stand_in);
         if module.build_id.is_empty() && stand_in.is_none() && !fits(&located, &addresses) {
             located = Located::nothing("replaced on disk (the addresses do not fit)".to_owned());
@@ -214,17 +213,17 @@ struct StandInFor {
 }
 
 impl StandInFor {
-    fn find(profile: &Profile, options: &Options) -> Result<Option<StandInFor>, Error> {
+    fn find(process: &Process, modules: &[Module], options: &Options) -> Result<Option<StandInFor>, Error> {
         let Some(path) = &options.exe else { return Ok(None) };
         let elf = ElfFile::read(path)
             .map_err(|error| Error::Exe { path: path.clone(), reason: error.to_string() })?;
-        let program = main_module(profile);
-        let module = match profile.modules.iter().find(|module| module.build_id == elf.build_id) {
+        let program = main_module(process, modules);
+        let module = match modules.iter().find(|module| module.build_id == elf.build_id) {
             Some(module) if !elf.build_id.is_empty() => module,
             _ => program.filter(|module| module.build_id.is_empty()).ok_or_else(|| Error::OtherExe {
                 path: path.clone(),
                 found: id_or_none(&elf.build_id),
-                program: program.map_or(profile.process.executable.clone(), |module| module.path.clone()),
+                program: program.map_or(process.executable.clone(), |module| module.path.clone()),
                 wanted: program.map_or("unknown".to_owned(), |module| id_or_none(&module.build_id)),
             })?,
         };
@@ -232,8 +231,10 @@ impl StandInFor {
         Ok(Some(StandInFor { file, module: module.clone() }))
     }
 
-    fn is_for(&self, module: &Module) -> bool {
-        self.module.path == module.path && self.module.build_id == module.build_id
+    /// The file, if it stands in for `module`.
+    fn file_for(&self, module: &Module) -> Option<&StandIn> {
+        let is_for = self.module.path == module.path && self.module.build_id == module.build_id;
+        is_for.then_some(&self.file)
     }
 }
 
@@ -241,47 +242,23 @@ fn id_or_none(build_id: &[u8]) -> String {
     if build_id.is_empty() { "none".to_owned() } else { hex(build_id) }
 }
 
-fn main_module(profile: &Profile) -> Option<&Module> {
+fn main_module<'a>(process: &Process, modules: &'a [Module]) -> Option<&'a Module> {
     let plain = |path: &str| path.strip_suffix(" (deleted)").unwrap_or(path).to_owned();
-    let executable = plain(&profile.process.executable);
-    profile.modules.iter().find(|module| plain(&module.path) == executable)
+    let executable = plain(&process.executable);
+    modules.iter().find(|module| plain(&module.path) == executable)
 }
 
 /// Names all groups, several at a time. The answers are in the order of the groups.
 fn name_all(groups: &[Group<'_>], debug_dirs: &[PathBuf]) -> Vec<Names> {
-    let results: Mutex<Vec<Option<Names>>> = Mutex::new(groups.iter().map(|_| None).collect());
-    // The biggest first, so that it does not start last.
-    let mut order: Vec<usize> = (0..groups.len()).collect();
-    order.sort_by_key(|&at| groups.get(at).map_or(0, |group| group.addresses.len()));
-    let queue = Mutex::new(order);
-    let work = || {
-        let mut demangler = Demangler::default();
-        loop {
-            let next = queue.lock().ok().and_then(|mut queue| queue.pop());
-            let Some((at, group)) = next.and_then(|at| Some((at, groups.get(at)?))) else { break };
+    let named = for_each(
+        groups,
+        |group| group.addresses.len(),
+        |group, demangler| {
             let calls: Vec<u64> = group.addresses.iter().map(Wanted::call).collect();
-            let found = names(&group.located, &calls, debug_dirs, &mut demangler);
-            if let Ok(mut results) = results.lock()
-                && let Some(slot) = results.get_mut(at)
-            {
-                *slot = Some(found);
-            }
-        }
-    };
-    let threads = thread::available_parallelism().map_or(1, |count| count.get()).min(MAX_THREADS);
-    thread::scope(|scope| {
-        let mut started = 0;
-        for _ in 0..threads.min(groups.len()) {
-            let builder = thread::Builder::new().name("symbolize".to_owned()).stack_size(STACK_SIZE);
-            started += usize::from(builder.spawn_scoped(scope, work).is_ok());
-        }
-        // No thread could be had (a limit on address space, say): do it here.
-        if started == 0 {
-            work();
-        }
-    });
-    let results = results.into_inner().unwrap_or_default();
-    results
+            names(&group.located, &calls, debug_dirs, demangler)
+        },
+    );
+    named
         .into_iter()
         .zip(groups)
         .map(|(names, group)| {

@@ -3,7 +3,7 @@
 use crate::demangle::Demangler;
 use crate::guard::without_panic;
 use crate::locate::Located;
-use crate::symtab::look_up;
+use crate::symtab::{Kind, look_up};
 use blazesym::symbolize::source::{Elf, Source};
 use blazesym::symbolize::{CodeInfo, Input, Sym, Symbolized, Symbolizer};
 use std::ops::Range;
@@ -65,7 +65,8 @@ pub(crate) fn names(
         }
         let inputs: Vec<u64> = wanting.iter().filter_map(|&at| addresses.get(at).copied()).collect();
         // A broken symbol table leaves the addresses with the names that they have.
-        let found = without_panic(|| look_up(file, &inputs).map_err(|error| error.to_string()));
+        let found =
+            without_panic(|| look_up(file, &inputs, Kind::Function).map_err(|error| error.to_string()));
         for ((at, address), symbol) in wanting.into_iter().zip(inputs).zip(found.unwrap_or_default()) {
             if let (Some(slot), Some(symbol)) = (of.get_mut(at), symbol)
                 && (symbol.size > 0 || is_same_range(code, symbol.start, address))

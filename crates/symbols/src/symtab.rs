@@ -1,13 +1,15 @@
-//! Function names from ELF symbol tables: the full one, the dynamic one, and MiniDebugInfo, the table that Fedora
-//! and its kin leave xz-compressed in stripped files.
+//! Names from ELF symbol tables: the full one, the dynamic one, and MiniDebugInfo, the table that Fedora and its
+//! kin leave xz-compressed in stripped files.
 
 use crate::elf::{ElfError, open_regular};
 use object::elf::{
-    FileHeader64, SHN_UNDEF, SHT_DYNSYM, SHT_SYMTAB, STB_GLOBAL, STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE,
+    FileHeader64, SHF_ALLOC, SHF_EXECINSTR, SHF_TLS, SHN_UNDEF, SHT_DYNSYM, SHT_SYMTAB, STB_GLOBAL,
+    STB_LOCAL, STT_COMMON, STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE, STT_OBJECT, STT_TLS, SectionType, Sym64,
 };
-use object::read::elf::{FileHeader as _, SectionHeader as _, SectionTable, Sym as _};
-use object::{Endianness, ReadCache, ReadRef};
+use object::read::elf::{FileHeader as _, SectionHeader as _, SectionTable, Sym as _, SymbolTable};
+use object::{Endianness, ReadCache, ReadRef, SymbolIndex};
 use std::io::{self, Read as _};
+use std::ops::Range;
 use std::path::Path;
 
 /// Largest compressed table that is read, in bytes; real ones are below a megabyte.
@@ -19,36 +21,41 @@ const MEMORY_LIMIT: u32 = 128 << 10;
 /// How many symbols that overlap an address's neighbourhood are looked at.
 const MAX_OVERLAP: usize = 64;
 
-/// A function in a symbol table.
+/// What kind of thing is looked up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Functions. Without a size they reach up to the next one.
+    Function,
+    /// Variables and tables: addresses within `start..start + size`, nothing beyond.
+    Data,
+    /// Variables of each thread; `start` is where they lie in the file's block of thread-local storage.
+    ThreadLocal,
+}
+
+/// A function or data object in a symbol table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Symbol {
     /// Mangled name.
     pub(crate) name: String,
     /// Its first address.
     pub(crate) start: u64,
-    /// Its size; 0 if the table does not tell.
+    /// Its size; 0 if the table does not tell, which only functions are excused for.
     pub(crate) size: u64,
 }
 
-/// For each address the function that the tables of the file have there.
-pub(crate) fn look_up(file: &Path, addresses: &[u64]) -> Result<Vec<Option<Symbol>>, ElfError> {
+/// For each address the function or object that the tables of the file have there.
+pub(crate) fn look_up(file: &Path, addresses: &[u64], kind: Kind) -> Result<Vec<Option<Symbol>>, ElfError> {
     let cache = ReadCache::new(open_regular(file)?);
-    let data = &cache;
-    let header = FileHeader64::<Endianness>::parse(data)?;
-    let endian = header.endian()?;
-    let sections = header.sections(endian, data)?;
+    let elf = Elf::parse(&cache)?;
     let mut found = vec![None; addresses.len()];
-    fill(&mut found, addresses, &sections, endian, data, SHT_SYMTAB)?;
-    fill(&mut found, addresses, &sections, endian, data, SHT_DYNSYM)?;
+    elf.fill(&mut found, addresses, SHT_SYMTAB, kind)?;
+    elf.fill(&mut found, addresses, SHT_DYNSYM, kind)?;
     if found.iter().any(Option::is_none)
-        && let Some((_, section)) = sections.section_by_name(endian, b".gnu_debugdata")
-        && section.sh_size(endian) <= MAX_PACKED
-        && let Ok(table) = unpack(section.data(endian, data)?)
+        && let Some((_, section)) = elf.sections.section_by_name(elf.endian, b".gnu_debugdata")
+        && section.sh_size(elf.endian) <= MAX_PACKED
+        && let Ok(table) = unpack(section.data(elf.endian, elf.data)?)
     {
-        let data = table.as_slice();
-        let header = FileHeader64::<Endianness>::parse(data)?;
-        let endian = header.endian()?;
-        fill(&mut found, addresses, &header.sections(endian, data)?, endian, data, SHT_SYMTAB)?;
+        Elf::parse(table.as_slice())?.fill(&mut found, addresses, SHT_SYMTAB, kind)?;
     }
     Ok(found)
 }
@@ -70,47 +77,137 @@ struct Entry {
     name: u32,
 }
 
-/// Looks up the addresses that have nothing yet in one table of a file.
-fn fill<'data, R: ReadRef<'data>>(
-    found: &mut [Option<Symbol>],
-    addresses: &[u64],
-    sections: &SectionTable<'data, FileHeader64<Endianness>, R>,
-    endian: Endianness,
+/// The parts of a file that symbols are read with.
+struct Elf<'data, R: ReadRef<'data>> {
     data: R,
-    table: object::elf::SectionType,
-) -> Result<(), ElfError> {
-    let symbols = sections.symbols(endian, data, table)?;
-    let is_function =
-        |kind| kind == STT_FUNC || kind == STT_GNU_IFUNC || (kind == STT_NOTYPE && table == SHT_SYMTAB);
-    let mut entries: Vec<Entry> = symbols
-        .iter()
-        .filter(|symbol| is_function(symbol.st_type()) && symbol.st_shndx(endian) != SHN_UNDEF)
-        .map(|symbol| Entry {
-            start: symbol.st_value(endian),
-            size: symbol.st_size(endian),
-            max_end: 0,
-            is_global: symbol.st_bind() == STB_GLOBAL,
-            name: symbol.st_name(endian),
-        })
-        // A dynamic table is sparse: without a size it tells nothing of what follows.
-        .filter(|entry| entry.start > 0 && (entry.size > 0 || table == SHT_SYMTAB))
-        .collect();
-    entries.sort_by_key(|entry| entry.start);
-    let mut max_end = 0;
-    for entry in &mut entries {
-        max_end = entry.start.saturating_add(entry.size).max(max_end);
-        entry.max_end = max_end;
+    endian: Endianness,
+    sections: SectionTable<'data, FileHeader64<Endianness>, R>,
+}
+
+impl<'data, R: ReadRef<'data>> Elf<'data, R> {
+    fn parse(data: R) -> Result<Self, ElfError> {
+        let header = FileHeader64::<Endianness>::parse(data)?;
+        let endian = header.endian()?;
+        Ok(Elf { data, endian, sections: header.sections(endian, data)? })
     }
-    let name_of = |entry: &Entry| {
-        let name = symbols.strings().get(entry.name).ok()?;
-        (!name.is_empty()).then(|| String::from_utf8_lossy(name).into_owned())
-    };
-    for (slot, &address) in found.iter_mut().zip(addresses) {
-        if slot.is_none() {
-            *slot = best_at(&entries, address, name_of);
+
+    /// Looks up the addresses that have nothing yet in one table.
+    fn fill(
+        &self,
+        found: &mut [Option<Symbol>],
+        addresses: &[u64],
+        table: SectionType,
+        kind: Kind,
+    ) -> Result<(), ElfError> {
+        let symbols = self.sections.symbols(self.endian, self.data, table)?;
+        let entries = self.entries(&symbols, table, kind);
+        let name_of = |entry: &Entry| {
+            let name = symbols.strings().get(entry.name).ok()?;
+            (!name.is_empty()).then(|| String::from_utf8_lossy(name).into_owned())
+        };
+        for (slot, &address) in found.iter_mut().zip(addresses) {
+            if slot.is_none() {
+                *slot = best_at(&entries, address, name_of);
+            }
         }
+        Ok(())
     }
-    Ok(())
+
+    /// The symbols of a kind, ascending.
+    fn entries(
+        &self,
+        symbols: &SymbolTable<'data, FileHeader64<Endianness>, R>,
+        table: SectionType,
+        kind: Kind,
+    ) -> Vec<Entry> {
+        let endian = self.endian;
+        let tls = self.tls_size();
+        let is_wanted = |index: SymbolIndex, symbol: &Sym64<Endianness>| match kind {
+            Kind::Function => {
+                let is_function = match symbol.st_type() {
+                    STT_FUNC | STT_GNU_IFUNC => true,
+                    STT_NOTYPE => table == SHT_SYMTAB,
+                    _ => false,
+                };
+                // A dynamic table is sparse: without a size it tells nothing of what follows.
+                let is_placed = symbol.st_size(endian) > 0 || table == SHT_SYMTAB;
+                is_function && is_placed && symbol.st_value(endian) > 0
+            }
+            Kind::Data => {
+                let is_data = match symbol.st_type() {
+                    STT_OBJECT | STT_COMMON => true,
+                    // Hand-written tables often have no type.
+                    STT_NOTYPE => table == SHT_SYMTAB,
+                    _ => false,
+                };
+                is_data && self.is_data_in_section(symbols, index, symbol)
+            }
+            Kind::ThreadLocal => {
+                let size = symbol.st_size(endian);
+                symbol.st_type() == STT_TLS
+                    && size > 0
+                    && symbol.st_value(endian).checked_add(size).is_some_and(|end| end <= tls)
+            }
+        };
+        let mut entries: Vec<Entry> = symbols
+            .enumerate()
+            .filter(|(_, symbol)| symbol.st_shndx(endian) != SHN_UNDEF)
+            .filter(|&(index, symbol)| is_wanted(index, symbol))
+            .map(|(_, symbol)| Entry {
+                start: symbol.st_value(endian),
+                size: symbol.st_size(endian),
+                max_end: 0,
+                is_global: match kind {
+                    Kind::Function => symbol.st_bind() == STB_GLOBAL,
+                    // The variables that people know are weak: `environ` beside `__environ`.
+                    Kind::Data | Kind::ThreadLocal => symbol.st_bind() != STB_LOCAL,
+                },
+                name: symbol.st_name(endian),
+            })
+            .collect();
+        entries.sort_by_key(|entry| entry.start);
+        let mut max_end = 0;
+        for entry in &mut entries {
+            max_end = entry.start.saturating_add(entry.size).max(max_end);
+            entry.max_end = max_end;
+        }
+        entries
+    }
+
+    /// Whether a symbol lies wholly in the section that it says, which is loaded into memory. Anything else would be
+    /// no address (an absolute or a common symbol's value) or swallow its neighbours (a size that cannot be true).
+    fn is_data_in_section(
+        &self,
+        symbols: &SymbolTable<'data, FileHeader64<Endianness>, R>,
+        index: SymbolIndex,
+        symbol: &Sym64<Endianness>,
+    ) -> bool {
+        let endian = self.endian;
+        let (start, size) = (symbol.st_value(endian), symbol.st_size(endian));
+        let Ok(Some(section)) = symbols.symbol_section(endian, symbol, index) else { return false };
+        let Ok(section) = self.sections.section(section) else { return false };
+        let flags = section.sh_flags(endian);
+        // Functions without a type are code; tables in code have one.
+        let is_code = symbol.st_type() == STT_NOTYPE && flags.contains(SHF_EXECINSTR);
+        let holds = |range: Range<u64>| {
+            range.contains(&start) && start.checked_add(size).is_some_and(|end| end <= range.end)
+        };
+        let first = section.sh_addr(endian);
+        let range = first..first.saturating_add(section.sh_size(endian));
+        size > 0 && flags.contains(SHF_ALLOC) && !flags.contains(SHF_TLS) && !is_code && holds(range)
+    }
+
+    /// The size of the file's block of thread-local storage: its sections for that, which adjoin.
+    fn tls_size(&self) -> u64 {
+        let sections = self.sections.iter().filter(|section| section.sh_flags(self.endian).contains(SHF_TLS));
+        let (mut first, mut end) = (u64::MAX, 0);
+        for section in sections {
+            let start = section.sh_addr(self.endian);
+            first = first.min(start);
+            end = start.saturating_add(section.sh_size(self.endian)).max(end);
+        }
+        end.saturating_sub(first)
+    }
 }
 
 /// The symbol that holds `address`: the innermost one, and of several at one place the one that people know.
