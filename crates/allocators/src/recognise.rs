@@ -66,7 +66,7 @@ pub struct Recognised {
     pub listable: bool,
 }
 
-/// Symbols that tell: all of these names, whole or as a prefix (ending in `*`).
+/// Symbols that tell.
 const SIGNS: &[(&[u8], Allocator)] = &[
     (b"mallctl", Allocator::Jemalloc),
     (b"je_mallctl", Allocator::Jemalloc),
@@ -122,12 +122,11 @@ fn other(allocator: Allocator, module: &Module, replaces_malloc: bool) -> Recogn
 fn recognised_in(snapshot: &Snapshot, module: &Module, object: &Object) -> Vec<Recognised> {
     let has = |name: &[u8]| object.symbols.iter().any(|symbol| symbol.name == name);
     let mut found: Vec<Recognised> = Vec::new();
-    for &(sign, allocator) in SIGNS.iter().filter(|(sign, _)| has(sign)) {
+    for &(_, allocator) in SIGNS.iter().filter(|(sign, _)| has(sign)) {
         if !found.iter().any(|known| known.allocator == allocator) {
             let malloc = matches!(allocator, Allocator::Jemalloc | Allocator::Mimalloc | Allocator::Tcmalloc);
             // One with a prefix lives beside malloc; only one that defines it takes its place.
             let replaces = (malloc && has(b"malloc")) || allocator == Allocator::Musl;
-            debug_assert!(!sign.is_empty());
             found.push(other(allocator, module, replaces));
         }
     }
