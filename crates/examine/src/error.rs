@@ -25,4 +25,10 @@ pub enum Error {
         /// Why.
         source: leakscope_heapfile::Error,
     },
+    /// Of a process that is scanned again and again.
+    #[error("cannot scan process {pid} again: it has ended, and another process has its number now")]
+    Replaced {
+        /// Its number.
+        pid: u32,
+    },
 }

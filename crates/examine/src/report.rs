@@ -1,14 +1,19 @@
 //! From blocks to a report: the scan, records, names.
 
+use crate::holders::{self, Naming};
 use crate::listing::Listing;
+use crate::places::Places;
 use crate::traced::Traced;
+use crate::types::Types;
+use crate::watch::{Kept, lost_since};
 use crate::{Error, Options, modules, roots};
 use leakscope_heapfile::layout::TICK_MS;
 use leakscope_leaks::{
-    BlockSource, Collector, FoundBlock, Kind, LeakReport, Names, Outcome, SnapshotKind, Stack, content,
+    BlockSource, Collector, FoundBlock, Kind, LeakReport, LostBetween, Names, Outcome, SnapshotKind, Stack,
+    content,
 };
 use leakscope_profile::{MissingDebugInfo, formats};
-use leakscope_reach::{Blocks, Findings, Heap, OnProgress, scan};
+use leakscope_reach::{Blocks, Findings, Heap, OnProgress, scan_keeping};
 use leakscope_symbols::symbolize;
 use leakscope_target::{Snapshot, Source};
 use std::time::{Duration, Instant};
@@ -17,14 +22,32 @@ use std::time::{Duration, Instant};
 const LOOKED_AT: usize = 4096;
 const KEPT: usize = 256;
 
+/// What a scan has to do with scans before and after it.
+#[derive(Default, Clone, Copy)]
+pub(crate) struct OverTime<'a> {
+    /// What was kept of the one before.
+    pub(crate) earlier: Option<&'a Kept>,
+    /// Whether there will be one after it.
+    pub(crate) keep: bool,
+}
+
+/// A report, and what a comparison needs.
+pub(crate) struct Made {
+    pub(crate) report: LeakReport,
+    /// What was lost since the scan before.
+    pub(crate) lost: Vec<LostBetween>,
+    pub(crate) kept: Option<Kept>,
+}
+
 /// Scans a snapshot and reports.
 pub(crate) fn make(
     snapshot: &Snapshot,
     listing: Listing,
     traced: Option<&Traced>,
     options: &Options,
+    over_time: OverTime<'_>,
     progress: Option<OnProgress<'_>>,
-) -> Result<LeakReport, Error> {
+) -> Result<Made, Error> {
     let began = Instant::now();
     let mut roots = roots::roots(snapshot, traced);
     roots.blocks = listing.held;
@@ -35,20 +58,55 @@ pub(crate) fn make(
         mappings: &snapshot.mappings,
         roots: &roots,
     };
-    let findings = scan(&heap, &options.scan, progress);
+    let (findings, pointers) = scan_keeping(&heap, &options.scan, progress);
     let scan_time = began.elapsed();
 
+    // Names cost little beside the scan, but a heap without leaks needs none.
+    let shown = options.shown;
+    let is_named = |kind: Kind| kind != Kind::Reachable || shown.contains(kind);
+    let any = [Kind::Definite, Kind::Indirect, Kind::Possible, Kind::Reachable]
+        .into_iter()
+        .any(|kind| is_named(kind) && findings.count(kind).blocks > 0);
+    let places = if any || over_time.keep { Places::of(snapshot) } else { Places::default() };
+    let wanted = |&index: &usize| findings.kind(index).is_some_and(is_named);
+    let all = 0..listing.blocks.len();
+    let types = Types::find(
+        snapshot,
+        &places,
+        &listing.blocks,
+        all.filter(wanted),
+        |index| wanted(&index),
+        &options.symbols,
+    );
+
     let mut collector = Collector::default();
-    let found = found_blocks(&listing.blocks, &findings, traced);
+    let found = found_blocks(&listing.blocks, &findings, &types, traced);
     found.for_each(|block| collector.add(&block));
     let wanted = collector.stacks(|kind| kind != Kind::Reachable || options.shown.contains(kind));
     let (stacks, missing) = match traced {
         Some(traced) => name_stacks(traced, &wanted, options)?,
         None => (Vec::new(), Vec::new()),
     };
-    let types: Vec<String> = Vec::new();
-    let names = Names { stacks: &stacks, types: &types };
-    let merged = collector.finish(&names, &options.suppressions);
+    let names = Names { stacks: &stacks, types: &types.names };
+    let mut merged = collector.finish(&names, &options.suppressions);
+
+    let examples = holders::wanted(&merged.records, shown, &listing.blocks);
+    let holders = if over_time.keep {
+        pointers.holders(None)
+    } else {
+        pointers.holders(Some(&examples.iter().map(|&(_, block)| block).collect::<Vec<_>>()))
+    };
+    let naming = Naming { snapshot, blocks: &listing.blocks, places: &places, options: &options.symbols };
+    holders::add(&mut merged.records, &examples, &holders, &pointers, naming);
+    drop(pointers);
+    let lost = match over_time.earlier {
+        Some(earlier) => {
+            let found = found_blocks(&listing.blocks, &findings, &types, traced);
+            let lost = found.filter_map(|block| Some((merged.record_of(&block)?, block)));
+            lost_since(earlier, lost, snapshot, &places, &listing.blocks, options, began)
+        }
+        None => Vec::new(),
+    };
 
     let process = match traced {
         Some(traced) => {
@@ -84,13 +142,21 @@ pub(crate) fn make(
             .push(format!("the heap was in use while it was frozen: {torn}; its blocks may be wrong"));
     }
     add_contents(&mut report, snapshot, &listing.blocks, options);
-    Ok(report)
+    let kept = over_time.keep.then(|| Kept {
+        start_ticks: snapshot.start_ticks,
+        blocks: listing.blocks,
+        holders,
+        places,
+        at: began,
+    });
+    Ok(Made { report, lost, kept })
 }
 
 /// All blocks with what was found about them.
 fn found_blocks<'a>(
     blocks: &'a Blocks,
     findings: &'a Findings,
+    types: &'a Types,
     traced: Option<&'a Traced>,
 ) -> impl Iterator<Item = FoundBlock> + use<'a> {
     let now = traced.map_or(0, |traced| traced.heap.tick);
@@ -105,7 +171,7 @@ fn found_blocks<'a>(
             indirect_bytes: indirect.bytes,
             indirect_blocks: indirect.blocks,
             stack: recorded.map(|recorded| recorded.stack),
-            signature: None,
+            signature: types.of(index),
             age: recorded.map(|recorded| {
                 Duration::from_millis(u64::from(now.saturating_sub(recorded.birth)) * TICK_MS)
             }),

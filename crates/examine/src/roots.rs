@@ -58,7 +58,7 @@ pub(crate) fn mapping_at(mappings: &[Mapping], address: u64) -> Option<&Mapping>
 
 /// What a thread holds in registers. In a system call the vector registers hold nothing of use: every function may
 /// overwrite them, and so does the one that made the call.
-fn registers<'a>(snapshot: &Snapshot, thread: &'a Thread) -> impl Iterator<Item = u64> + use<'a> {
+pub(crate) fn registers<'a>(snapshot: &Snapshot, thread: &'a Thread) -> impl Iterator<Item = u64> + use<'a> {
     let registers = &thread.registers;
     let mut before = [0; 2];
     let in_syscall =

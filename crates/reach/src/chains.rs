@@ -38,8 +38,8 @@ pub struct Chain {
 }
 
 /// No block: it was not seen, or a root leads to it. Blocks have fewer bits.
-const UNSEEN: u32 = u32::MAX;
-const ROOT: u32 = u32::MAX - 1;
+pub(crate) const UNSEEN: u32 = u32::MAX;
+pub(crate) const ROOT: u32 = u32::MAX - 1;
 
 /// For each wanted block, the shortest chain of at most `max_depth` blocks that leads to it; none if nothing does.
 ///
@@ -58,7 +58,7 @@ pub fn holders(heap: &Heap<'_>, options: &Options, wanted: &[usize], max_depth: 
             break;
         }
         let mut search = Search { heap, scan: &scan, graph: &graph, interior, hand: Hand::default() };
-        let parents = search.breadth_first(&missing, max_depth);
+        let parents = search.breadth_first(Some(&missing), max_depth, |_, _| ());
         let mut found = search.chains(&parents, &missing);
         for (chain, index) in chains.iter_mut().zip(wanted) {
             if chain.is_none() {
@@ -69,13 +69,13 @@ pub fn holders(heap: &Heap<'_>, options: &Options, wanted: &[usize], max_depth: 
     chains
 }
 
-struct Search<'a> {
-    heap: &'a Heap<'a>,
-    scan: &'a Scan<'a>,
-    graph: &'a Graph,
+pub(crate) struct Search<'a> {
+    pub(crate) heap: &'a Heap<'a>,
+    pub(crate) scan: &'a Scan<'a>,
+    pub(crate) graph: &'a Graph,
     /// Whether every interior pointer counts.
-    interior: bool,
-    hand: Hand,
+    pub(crate) interior: bool,
+    pub(crate) hand: Hand,
 }
 
 impl Search<'_> {
@@ -107,21 +107,33 @@ impl Search<'_> {
         self.hand = hand;
     }
 
-    /// The block that leads to each block that was seen, nearest to the roots first, until all wanted ones were.
-    fn breadth_first(&mut self, wanted: &HashSet<usize>, max_depth: usize) -> Vec<u32> {
+    /// The block that leads to each block that was seen, nearest to the roots first, until all wanted ones were (all
+    /// blocks, if none is named). `rooted` is told of each block to which a root leads, and of the first such root.
+    pub(crate) fn breadth_first(
+        &mut self,
+        wanted: Option<&HashSet<usize>>,
+        max_depth: usize,
+        mut rooted: impl FnMut(usize, Origin),
+    ) -> Vec<u32> {
         let mut parents = vec![UNSEEN; self.heap.blocks.len()];
-        let mut missing = wanted.len();
+        let mut missing = wanted.map_or(usize::MAX, HashSet::len);
         let mut level: Vec<u32> = Vec::new();
         let mut see = |target: usize, parent: u32, level: &mut Vec<u32>| {
             if let Some(seen) = parents.get_mut(target).filter(|seen| **seen == UNSEEN) {
                 *seen = parent;
                 level.push(target as u32);
-                missing -= usize::from(wanted.contains(&target));
+                missing -= usize::from(wanted.is_some_and(|wanted| wanted.contains(&target)));
             }
             missing == 0
         };
         let mut complete = false;
-        self.roots(|_, _, target| complete |= see(target, ROOT, &mut level));
+        self.roots(|origin, _, target| {
+            let before = level.len();
+            complete |= see(target, ROOT, &mut level);
+            if level.len() > before {
+                rooted(target, origin);
+            }
+        });
         for _ in 1..max_depth {
             let mut next = Vec::new();
             for index in std::mem::take(&mut level) {
@@ -212,7 +224,7 @@ impl Search<'_> {
     }
 
     /// Where in `holder` the first pointer to `target` lies, and that pointer; one to its start if there is any.
-    fn field(&mut self, holder: usize, target: usize) -> Option<(u64, u64)> {
+    pub(crate) fn field(&mut self, holder: usize, target: usize) -> Option<(u64, u64)> {
         let range = self.range(holder);
         let start = self.range(target).start;
         let mut best: Option<(u64, u64)> = None;

@@ -1,0 +1,232 @@
+//! Who holds blocks, in words: the chain from a root over the blocks between to the block in question.
+
+use crate::places::{Places, Step};
+use crate::types::Types;
+use leakscope_leaks::{Chain, KindSet, LeakRecord};
+use leakscope_reach::{Blocks, Holders, Kind, Link, Origin, Path, Pointers};
+use leakscope_target::Snapshot;
+use std::collections::{BTreeSet, HashMap};
+
+/// Records that holders are looked for, the largest ones.
+const MOST_RECORDS: usize = 50;
+/// Blocks of a long chain that are looked at: the first and the last.
+const FIRST: usize = 8;
+const LAST: usize = 8;
+
+/// What naming takes.
+#[derive(Clone, Copy)]
+pub(crate) struct Naming<'a> {
+    pub(crate) snapshot: &'a Snapshot,
+    pub(crate) blocks: &'a Blocks,
+    pub(crate) places: &'a Places,
+    pub(crate) options: &'a leakscope_symbols::Options,
+}
+
+/// The blocks of the records whose holders are shown: of each record a few, by the record's place.
+pub(crate) fn wanted(records: &[LeakRecord], shown: KindSet, blocks: &Blocks) -> Vec<(usize, usize)> {
+    let held = |record: &LeakRecord| {
+        matches!(record.kind, Kind::Reachable | Kind::Possible)
+            && shown.contains(record.kind)
+            && record.suppressed_by.is_none()
+    };
+    let largest = records.iter().enumerate().rev().filter(|(_, record)| held(record)).take(MOST_RECORDS);
+    let examples = largest.flat_map(|(place, record)| {
+        record.examples.iter().filter_map(move |&address| Some((place, blocks.find(address)?)))
+    });
+    examples.collect()
+}
+
+/// Says of the wanted blocks' records who holds them.
+pub(crate) fn add(
+    records: &mut [LeakRecord],
+    wanted: &[(usize, usize)],
+    holders: &Holders,
+    pointers: &Pointers<'_>,
+    naming: Naming<'_>,
+) {
+    let paths: Vec<(usize, Path)> =
+        wanted.iter().filter_map(|&(place, block)| Some((place, holders.path(block)?))).collect();
+    let links: BTreeSet<(usize, usize)> = paths
+        .iter()
+        .flat_map(|(_, path)| ends(&path.blocks).map(|(_, holder, held)| (holder, held)))
+        .collect();
+    let links: Vec<(usize, usize)> = links.into_iter().collect();
+    let found = pointers.links(&links);
+    let links: HashMap<(usize, usize), Link> =
+        links.iter().copied().zip(found).filter_map(|(pair, link)| Some((pair, link?))).collect();
+    let between: BTreeSet<usize> = links.keys().map(|&(holder, _)| holder).collect();
+    let targets: BTreeSet<usize> = links.keys().flat_map(|&(holder, held)| [holder, held]).collect();
+    let types = Types::find(
+        naming.snapshot,
+        naming.places,
+        naming.blocks,
+        between.into_iter(),
+        |target| targets.contains(&target),
+        naming.options,
+    );
+    // A loader's block of thread-local variables is no block to whoever reads of it.
+    let rooted: Vec<(usize, Path)> =
+        paths.into_iter().map(|(place, path)| (place, from_variable(path, &links, naming))).collect();
+    let origins = naming.places.name(rooted.iter().map(|(_, path)| path.origin), naming.options);
+    let mut by_record: HashMap<usize, Vec<Vec<Step>>> = HashMap::new();
+    for (place, path) in rooted {
+        let field = |holder, held| links.get(&(holder, held)).map(|link| link.field);
+        let name = |block: usize| {
+            types.name(block).map_or_else(|| sized(naming.blocks.size(block)), ToOwned::to_owned)
+        };
+        let origin = origins.get(&path.origin).cloned().unwrap_or_default();
+        by_record.entry(place).or_default().push(steps(origin, &path.blocks, name, field));
+    }
+    for (place, chains) in by_record {
+        if let Some(record) = records.get_mut(place) {
+            let all = record.blocks <= chains.len() as u64;
+            record.holders = merged(chains, all);
+        }
+    }
+}
+
+/// Who held blocks at an earlier scan: where each pointer lay is no longer known, only from which block it came.
+pub(crate) fn remembered(
+    path: &Path,
+    origins: &HashMap<Origin, Step>,
+    name: impl Fn(usize) -> String,
+) -> Vec<String> {
+    let origin = origins.get(&path.origin).cloned().unwrap_or_default();
+    steps(origin, &path.blocks, name, |_, _| None).into_iter().map(|step| text(&step, false)).collect()
+}
+
+/// `block of 24 bytes`.
+pub(crate) fn sized(size: Option<u64>) -> String {
+    match size {
+        Some(1) => "block of 1 byte".to_owned(),
+        Some(size) => format!("block of {size} bytes"),
+        None => "block".to_owned(),
+    }
+}
+
+/// The pointers of a chain that are looked at, with their places: those of its first and last blocks.
+fn ends(blocks: &[usize]) -> impl Iterator<Item = (usize, usize, usize)> + use<'_> {
+    let pairs = blocks.len().saturating_sub(1);
+    let shown = move |at: &usize| *at < FIRST || at + LAST >= pairs;
+    (0..pairs).filter(shown).filter_map(|at| Some((at, *blocks.get(at)?, *blocks.get(at + 1)?)))
+}
+
+/// A chain that leads through a block of thread-local variables begins there.
+fn from_variable(path: Path, links: &HashMap<(usize, usize), Link>, naming: Naming<'_>) -> Path {
+    let variable = ends(&path.blocks).filter_map(|(at, holder, held)| {
+        let field = links.get(&(holder, held))?.field;
+        let address = naming.blocks.get(holder)?.address.checked_add(field)?;
+        naming.places.is_thread_local(address).then_some((at, address))
+    });
+    match variable.last() {
+        Some((at, address)) => Path {
+            origin: Origin::Memory(address),
+            blocks: path.blocks.get(at + 1..).unwrap_or_default().to_vec(),
+        },
+        None => path,
+    }
+}
+
+/// A chain's steps: the root and the blocks before the last. Of a list the nodes are one step.
+fn steps(
+    origin: Step,
+    blocks: &[usize],
+    name: impl Fn(usize) -> String,
+    field: impl Fn(usize, usize) -> Option<u64>,
+) -> Vec<Step> {
+    let mut runs: Vec<(Step, usize)> = Vec::new();
+    let mut next = 0;
+    for (at, holder, held) in ends(blocks) {
+        let step = Step { name: name(holder), field: field(holder, held), part_of: String::new() };
+        let left_out = at - next;
+        next = at + 1;
+        match runs.last_mut() {
+            Some((last, count)) if *last == step => *count += 1 + left_out,
+            // Nodes of a tree are reached now by one of their pointers, now by another.
+            Some((last, count)) if last.name == step.name => {
+                last.field = None;
+                *count += 1 + left_out;
+            }
+            _ => {
+                if left_out > 0 {
+                    runs.push((Step { name: format!("{left_out} blocks"), ..Step::default() }, 1));
+                }
+                runs.push((step, 1));
+            }
+        }
+    }
+    let between = runs.into_iter().map(|(mut step, count)| {
+        if count > 1 {
+            step.part_of = format!(" (×{count})");
+        }
+        step
+    });
+    std::iter::once(origin).chain(between).collect()
+}
+
+/// Chains that differ in nothing but where in an array they lead through are one.
+fn merged(chains: Vec<Vec<Step>>, all: bool) -> Vec<Chain> {
+    type Names = Vec<(String, String)>;
+    let mut groups: Vec<(Names, Vec<Vec<Step>>)> = Vec::new();
+    for chain in chains {
+        let names: Names = chain.iter().map(|step| (step.name.clone(), step.part_of.clone())).collect();
+        match groups.iter_mut().find(|(other, _)| *other == names) {
+            Some((_, group)) => group.push(chain),
+            None => groups.push((names, vec![chain])),
+        }
+    }
+    let chains = groups.into_iter().map(|(_, group)| {
+        let first = group.first().cloned().unwrap_or_default();
+        let steps = first.iter().enumerate().map(|(at, step)| {
+            let differs =
+                group.iter().any(|other| other.get(at).map(|other| other.field) != Some(step.field));
+            text(step, differs)
+        });
+        Chain { steps: steps.collect(), blocks: if all { group.len() as u64 } else { 0 } }
+    });
+    chains.collect()
+}
+
+fn text(step: &Step, is_array: bool) -> String {
+    let field = match step.field {
+        _ if is_array => "[…]".to_owned(),
+        Some(field) if field > 0 => format!("+{field}"),
+        _ => String::new(),
+    };
+    format!("{}{field}{}", step.name, step.part_of)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(name: &str, field: u64) -> Step {
+        Step { name: name.to_owned(), field: Some(field), ..Step::default() }
+    }
+
+    #[test]
+    fn chains_through_several_places_of_an_array_are_one() {
+        let table = |field| vec![step("global table", 0), step("block of 800 bytes", field)];
+        let chains = merged(vec![table(8), table(16), vec![step("global other", 4)]], true);
+        let expected = [
+            Chain { steps: vec!["global table".to_owned(), "block of 800 bytes[…]".to_owned()], blocks: 2 },
+            Chain { steps: vec!["global other+4".to_owned()], blocks: 1 },
+        ];
+        assert_eq!(chains, expected);
+    }
+
+    #[test]
+    fn the_nodes_of_a_list_are_one_step_however_many_they_are() {
+        let name = |block: usize| if block < 5 { "Head".to_owned() } else { "Node".to_owned() };
+        let blocks: Vec<usize> = (4..1000).collect();
+        let chain = steps(step("global list", 0), &blocks, name, |_, _| Some(8));
+        let texts: Vec<String> = chain.iter().map(|step| text(step, false)).collect();
+        assert_eq!(texts, ["global list", "Head+8", "Node+8 (×994)"]);
+    }
+
+    #[test]
+    fn what_a_block_held_by_a_root_is_held_by_is_the_root_alone() {
+        let chain = steps(step("global head", 0), &[7], |_| String::new(), |_, _| None);
+        assert_eq!(chain, [step("global head", 0)]);
+    }
+}
