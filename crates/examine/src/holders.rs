@@ -85,14 +85,33 @@ pub(crate) fn add(
     }
 }
 
-/// Who held blocks at an earlier scan: where each pointer lay is no longer known, only from which block it came.
+/// Who held blocks at an earlier scan, by any number for each: where each pointer lay is no longer known, only from which
+/// block it came.
 pub(crate) fn remembered(
-    path: &Path,
+    paths: &[(usize, Path)],
     origins: &HashMap<Origin, Step>,
     name: impl Fn(usize) -> String,
-) -> Vec<String> {
-    let origin = origins.get(&path.origin).cloned().unwrap_or_default();
-    steps(origin, &path.blocks, name, |_, _| None).into_iter().map(|step| text(&step, false)).collect()
+) -> HashMap<usize, Vec<String>> {
+    let steps_of = |path: &Path| {
+        let mut origin = origins.get(&path.origin).cloned().unwrap_or_default();
+        if path.blocks.len() > 1 {
+            // Which of a container's pointers led there tells nothing.
+            origin.field = None;
+        }
+        steps(origin, &path.blocks, &name, |_, _| None)
+    };
+    let mut groups: HashMap<Names, Vec<(usize, Vec<Step>)>> = HashMap::new();
+    for (key, path) in paths {
+        let chain = steps_of(path);
+        groups.entry(names(&chain)).or_default().push((*key, chain));
+    }
+    let mut held = HashMap::new();
+    for group in groups.into_values() {
+        let (keys, chains): (Vec<usize>, Vec<Vec<Step>>) = group.into_iter().unzip();
+        let texts = texts(&chains);
+        held.extend(keys.into_iter().map(|key| (key, texts.clone())));
+    }
+    held
 }
 
 /// `block of 24 bytes`.
@@ -134,66 +153,80 @@ fn steps(
     name: impl Fn(usize) -> String,
     field: impl Fn(usize, usize) -> Option<u64>,
 ) -> Vec<Step> {
-    let mut runs: Vec<(Step, usize)> = Vec::new();
+    let mut steps = vec![origin];
     let mut next = 0;
     for (at, holder, held) in ends(blocks) {
-        let step = Step { name: name(holder), field: field(holder, held), part_of: String::new() };
+        let step = Step { name: name(holder), field: field(holder, held), ..Step::default() };
         let left_out = at - next;
+        let is_first = next == 0;
         next = at + 1;
-        match runs.last_mut() {
-            Some((last, count)) if *last == step => *count += 1 + left_out,
-            // Nodes of a tree are reached now by one of their pointers, now by another.
-            Some((last, count)) if last.name == step.name => {
-                last.field = None;
-                *count += 1 + left_out;
+        match steps.last_mut() {
+            Some(last) if !is_first && last.name == step.name => {
+                // Nodes of a tree are reached now by one of their pointers, now by another.
+                last.field = last.field.filter(|&field| Some(field) == step.field);
+                last.more += 1 + left_out;
             }
             _ => {
                 if left_out > 0 {
-                    runs.push((Step { name: format!("{left_out} blocks"), ..Step::default() }, 1));
+                    steps.push(Step { name: format!("{left_out} blocks"), ..Step::default() });
                 }
-                runs.push((step, 1));
+                steps.push(step);
             }
         }
     }
-    let between = runs.into_iter().map(|(mut step, count)| {
-        if count > 1 {
-            step.part_of = format!(" (×{count})");
-        }
-        step
-    });
-    std::iter::once(origin).chain(between).collect()
+    steps
 }
 
-/// Chains that differ in nothing but where in an array they lead through are one.
+/// Chains that differ in nothing but where in an array they lead through, or how far down a list, are one.
 fn merged(chains: Vec<Vec<Step>>, all: bool) -> Vec<Chain> {
-    type Names = Vec<(String, String)>;
     let mut groups: Vec<(Names, Vec<Vec<Step>>)> = Vec::new();
     for chain in chains {
-        let names: Names = chain.iter().map(|step| (step.name.clone(), step.part_of.clone())).collect();
+        let names = names(&chain);
         match groups.iter_mut().find(|(other, _)| *other == names) {
             Some((_, group)) => group.push(chain),
             None => groups.push((names, vec![chain])),
         }
     }
-    let chains = groups.into_iter().map(|(_, group)| {
-        let first = group.first().cloned().unwrap_or_default();
-        let steps = first.iter().enumerate().map(|(at, step)| {
-            let differs =
-                group.iter().any(|other| other.get(at).map(|other| other.field) != Some(step.field));
-            text(step, differs)
-        });
-        Chain { steps: steps.collect(), blocks: if all { group.len() as u64 } else { 0 } }
-    });
-    chains.collect()
+    let chain = |group: Vec<Vec<Step>>| Chain {
+        steps: texts(&group),
+        blocks: if all { group.len() as u64 } else { 0 },
+    };
+    groups.into_iter().map(|(_, group)| chain(group)).collect()
 }
 
-fn text(step: &Step, is_array: bool) -> String {
+/// What makes two chains alike.
+type Names = Vec<(String, String)>;
+
+fn names(chain: &[Step]) -> Names {
+    chain.iter().map(|step| (step.name.clone(), step.part_of.clone())).collect()
+}
+
+/// The steps of chains that are alike.
+fn texts(alike: &[Vec<Step>]) -> Vec<String> {
+    let length = alike.first().map_or(0, Vec::len);
+    let at = |at: usize| alike.iter().filter_map(|chain| chain.get(at)).collect::<Vec<_>>();
+    (0..length).map(|step| text(&at(step))).collect()
+}
+
+/// `Session+8`; of several steps that are alike, where they differ is left open: `table[…]`, `Node (×3–5)`.
+fn text(alike: &[&Step]) -> String {
+    let Some(step) = alike.first() else { return String::new() };
+    let is_run = alike.iter().any(|other| other.more > 0);
     let field = match step.field {
-        _ if is_array => "[…]".to_owned(),
+        // Along a list or tree each node has another; that they differ tells nothing.
+        _ if alike.iter().any(|other| other.field != step.field) => {
+            if is_run { "" } else { "[…]" }.to_owned()
+        }
         Some(field) if field > 0 => format!("+{field}"),
         _ => String::new(),
     };
-    format!("{}{field}{}", step.name, step.part_of)
+    let counts = || alike.iter().map(|step| step.more + 1);
+    let run = match (counts().min(), counts().max()) {
+        (_, Some(1)) | (None, _) | (_, None) => String::new(),
+        (Some(least), Some(most)) if least == most => format!(" (×{most})"),
+        (Some(least), Some(most)) => format!(" (×{least}–{most})"),
+    };
+    format!("{}{field}{}{run}", step.name, step.part_of)
 }
 
 #[cfg(test)]
@@ -220,8 +253,18 @@ mod tests {
         let name = |block: usize| if block < 5 { "Head".to_owned() } else { "Node".to_owned() };
         let blocks: Vec<usize> = (4..1000).collect();
         let chain = steps(step("global list", 0), &blocks, name, |_, _| Some(8));
-        let texts: Vec<String> = chain.iter().map(|step| text(step, false)).collect();
+        let texts: Vec<String> = chain.iter().map(|step| text(&[step])).collect();
         assert_eq!(texts, ["global list", "Head+8", "Node+8 (×994)"]);
+    }
+
+    #[test]
+    fn blocks_at_different_depths_of_a_tree_are_held_in_one_way() {
+        let node =
+            |field: Option<u64>, more| Step { name: "Node".to_owned(), field, more, ..Step::default() };
+        let chain = |field, more| vec![step("global tree", 8), node(field, more)];
+        let chains = merged(vec![chain(Some(40), 0), chain(None, 2), chain(None, 4)], false);
+        assert_eq!(chains.len(), 1);
+        assert_eq!(chains[0].steps, ["global tree+8", "Node (×1–5)"]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use leakscope_reach::Origin;
 use leakscope_symbols::{data_objects, symbolize, thread_local_objects};
 use leakscope_target::{Mapping, Snapshot};
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 
 /// Bytes below the stack pointer that the innermost function may use (System V ABI, x86-64).
 const RED_ZONE: u64 = 128;
@@ -28,6 +29,8 @@ pub(crate) struct Step {
     pub(crate) field: Option<u64>,
     /// ` in server`.
     pub(crate) part_of: String,
+    /// How many such blocks follow each other, less one.
+    pub(crate) more: usize,
 }
 
 impl Step {
@@ -112,6 +115,20 @@ impl Places {
         }
     }
 
+    /// Where threads' stacks are, without the thread-local variables above them, by address: what lies there comes and goes.
+    pub(crate) fn stacks(&self) -> Vec<Range<u64>> {
+        let stack = |thread: &ThreadPlaces| {
+            let mapping = mapping_at(&self.mappings, thread.sp)?;
+            let start = thread.sp.saturating_sub(RED_ZONE);
+            let variables = thread.variables.iter().map(|block| block.range.start).chain([thread.pointer]);
+            let end = variables.filter(|at| (start..mapping.end).contains(at)).min();
+            Some(start..end.unwrap_or(mapping.end))
+        };
+        let mut stacks: Vec<Range<u64>> = self.threads.iter().filter_map(stack).collect();
+        stacks.sort_unstable_by_key(|stack| stack.start);
+        stacks
+    }
+
     /// Whether `address` is memory of a thread-local variable, which can be in a block.
     pub(crate) fn is_thread_local(&self, address: u64) -> bool {
         matches!(self.variable(address), Some(Place::Variable { .. }))
@@ -156,6 +173,7 @@ impl Places {
                             name: format!("thread-local {}", found.name),
                             field: Some(found.offset),
                             part_of: format!(" of {thread}"),
+                            more: 0,
                         },
                         None => Step::of(format!(
                             "thread-local storage of {} of {thread}",
@@ -175,16 +193,17 @@ impl Places {
                 Place::Register { thread } => Step::of(format!("register of {}", self.label(thread))),
                 Place::Data { module } => {
                     let part_of = format!(" in {}", self.module_name(module));
-                    match address_of(origin).and_then(|address| Some((address, globals.get(&address)))) {
+                    match address_of(origin).map(|address| (address, globals.get(&address))) {
                         Some((_, Some(found))) => Step {
                             name: format!("global {}", found.name),
                             field: Some(found.offset),
                             part_of,
+                            more: 0,
                         },
                         Some((address, None)) => {
                             let start = self.modules.get(module).map_or(0, |module| module.start);
                             let at = address.wrapping_sub(start);
-                            Step { name: format!("unnamed data at {at:#x}"), field: None, part_of }
+                            Step { name: format!("unnamed data at {at:#x}"), part_of, ..Step::default() }
                         }
                         None => Step::of("data".to_owned()),
                     }
@@ -287,10 +306,11 @@ impl Places {
         // Zeroed data lies in anonymous memory right behind the file's.
         let mut end = module.end;
         let next = self.mappings.partition_point(|mapping| mapping.start < end);
-        if let Some(mapping) = self.mappings.get(next).filter(|mapping| mapping.start == end) {
-            if mapping.path.is_empty() {
-                end = mapping.end;
-            }
+        if let Some(mapping) = self.mappings.get(next)
+            && mapping.start == end
+            && mapping.path.is_empty()
+        {
+            end = mapping.end;
         }
         (address < end).then_some(Place::Data { module: index })
     }

@@ -92,9 +92,10 @@ pub(crate) fn make(
 
     let examples = holders::wanted(&merged.records, shown, &listing.blocks);
     let holders = if over_time.keep {
-        pointers.holders(None)
+        pointers.holders(None, &places.stacks())
     } else {
-        pointers.holders(Some(&examples.iter().map(|&(_, block)| block).collect::<Vec<_>>()))
+        let blocks: Vec<usize> = examples.iter().map(|&(_, block)| block).collect();
+        pointers.holders(Some(&blocks), &places.stacks())
     };
     let naming = Naming { snapshot, blocks: &listing.blocks, places: &places, options: &options.symbols };
     holders::add(&mut merged.records, &examples, &holders, &pointers, naming);
@@ -142,7 +143,7 @@ pub(crate) fn make(
             .push(format!("the heap was in use while it was frozen: {torn}; its blocks may be wrong"));
     }
     add_contents(&mut report, snapshot, &listing.blocks, options);
-    let kept = over_time.keep.then(|| Kept {
+    let kept = over_time.keep.then_some(Kept {
         start_ticks: snapshot.start_ticks,
         blocks: listing.blocks,
         holders,

@@ -119,8 +119,7 @@ pub(crate) fn lost_since(
         let named = still(index).and_then(|index| types.name(index)).map(ToOwned::to_owned);
         named.unwrap_or_else(|| sized(kept.blocks.size(index)))
     };
-    let held: HashMap<usize, Vec<String>> =
-        paths.iter().map(|(key, path)| (*key, remembered(path, &origins, name))).collect();
+    let held = remembered(&paths, &origins, name);
     let all = by_holder.into_iter().flat_map(|(key, (_, blocks))| {
         let held_by = held.get(&key).cloned().unwrap_or_default();
         blocks.into_iter().map(move |(record, size)| LostBetween { record, size, held_by: held_by.clone() })

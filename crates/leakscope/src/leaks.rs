@@ -2,6 +2,7 @@
 
 mod at_exit;
 mod options;
+mod over_time;
 
 use crate::cli::{DEBUGINFOD, NO_COLOR, STATE_HOME, Section};
 use crate::report;
@@ -81,6 +82,15 @@ pub struct Args {
     /// After each record, print a suppression for it
     #[arg(long)]
     gen_suppressions: bool,
+    /// Scan again every TIME (500ms, 60s, 5m, 1h), and say what was lost in between and what held it last
+    ///
+    /// Goes on until the process ends, SIGINT or SIGTERM comes, or --count is reached. JSON is one document a line, one
+    /// for each scan. Between scans, leakscope keeps about nine bytes for each block of the process.
+    #[arg(long, value_name = "TIME", value_parser = options::time, conflicts_with = "command")]
+    every: Option<Duration>,
+    /// With --every: end after N scans
+    #[arg(long, value_name = "N", requires = "every", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
     /// Records to show, the largest ones
     #[arg(long, value_name = "N", default_value_t = 20)]
     top: usize,
@@ -118,9 +128,16 @@ pub fn leaks(args: &Args) -> Result<ExitCode> {
         return at_exit::run(args, options);
     }
     let Some(target) = &args.target else { bail!("name a process or a core file") };
+    let pid = target.to_str().and_then(|text| text.parse::<u32>().ok());
+    if let Some(every) = args.every {
+        let Some(pid) = pid else {
+            bail!("--every needs a process: {} is none's number", Path::new(target).display());
+        };
+        return over_time::run(args, pid, every, options);
+    }
     let progress = ProgressLine::default();
     let tell = |progress_made: Progress| progress.tell(progress_made);
-    let report = match target.to_str().and_then(|text| text.parse::<u32>().ok()) {
+    let report = match pid {
         Some(pid) => leakscope_examine::process(pid, &options, Some(&tell)),
         None => {
             let core = Path::new(target);
@@ -163,6 +180,13 @@ impl Args {
 
     fn write_json(&self, report: &LeakReport, mut out: impl Write, path: &Path) -> Result<()> {
         leakscope_report::write_leaks_json(report, self.show_leak_kinds, &mut out)
+            .and_then(|()| out.flush())
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    fn write_json_line(&self, report: &LeakReport, out: impl Write, path: &Path) -> Result<()> {
+        let mut out = BufWriter::new(out);
+        leakscope_report::write_leaks_json_line(report, self.show_leak_kinds, &mut out)
             .and_then(|()| out.flush())
             .with_context(|| format!("cannot write {}", path.display()))
     }

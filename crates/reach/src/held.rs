@@ -4,6 +4,7 @@ use crate::chains::{Origin, ROOT, Search, UNSEEN};
 use crate::graph::{Graph, Hand};
 use crate::scan::{Heap, Options, prepare};
 use std::collections::HashSet;
+use std::ops::Range;
 
 /// The pointers between blocks that a scan has found.
 pub struct Pointers<'a> {
@@ -72,20 +73,21 @@ impl<'a> Pointers<'a> {
     /// Who holds the wanted blocks, or, if none are named, every block.
     ///
     /// As in [`holders`](crate::holders), a reachable block is held by pointers that make it reachable, and only where
-    /// there are none do other interior pointers count.
-    pub fn holders(&self, wanted: Option<&[usize]>) -> Holders {
+    /// there are none do other interior pointers count. Registers and roots in the `weak` ranges, which ascend, count only
+    /// for what nothing else leads to: stacks, whose pointers come and go.
+    pub fn holders(&self, wanted: Option<&[usize]>, weak: &[Range<u64>]) -> Holders {
         let known = |index: &usize| *index < self.heap.blocks.len();
         let wanted: Option<HashSet<usize>> =
             wanted.map(|wanted| wanted.iter().copied().filter(known).collect());
-        let mut holders = self.search(false, wanted.as_ref());
+        let mut holders = self.search(false, wanted.as_ref(), weak);
         let is_missing = |&index: &usize| !holders.is_held(index);
         if self.has_possible && wanted.as_ref().is_none_or(|wanted| wanted.iter().any(is_missing)) {
-            holders.complete(self.search(true, wanted.as_ref()));
+            holders.complete(self.search(true, wanted.as_ref(), weak));
         }
         holders
     }
 
-    fn search(&self, interior: bool, wanted: Option<&HashSet<usize>>) -> Holders {
+    fn search(&self, interior: bool, wanted: Option<&HashSet<usize>>, weak: &[Range<u64>]) -> Holders {
         if wanted.is_some_and(HashSet::is_empty) {
             return Holders::default();
         }
@@ -93,7 +95,16 @@ impl<'a> Pointers<'a> {
         let hand = Hand::default();
         let mut search = Search { heap: &self.heap, scan: &scan, graph: &self.graph, interior, hand };
         let mut rooted: Vec<(u32, u64)> = Vec::new();
-        let parents = search.breadth_first(wanted, usize::MAX, |block, origin| {
+        let is_weak = |origin| match origin {
+            Origin::Memory(address) => {
+                let behind = weak.partition_point(|range| range.start <= address);
+                let range = behind.checked_sub(1).and_then(|at| weak.get(at));
+                range.is_some_and(|range| address < range.end)
+            }
+            Origin::Word(_) => true,
+            Origin::Block => false,
+        };
+        let parents = search.breadth_first(wanted, usize::MAX, is_weak, |block, origin| {
             rooted.push((block as u32, code(origin)));
         });
         rooted.sort_unstable();

@@ -31,6 +31,15 @@ pub fn write_leaks_json(report: &LeakReport, shown: KindSet, mut out: impl io::W
     out.write_all(b"\n")
 }
 
+/// Writes the leaks as JSON on one line, for one scan of several.
+///
+/// # Errors
+/// Those of `out`.
+pub fn write_leaks_json_line(report: &LeakReport, shown: KindSet, mut out: impl io::Write) -> io::Result<()> {
+    serde_json::to_writer(&mut out, &Leaks::new(report, shown))?;
+    out.write_all(b"\n")
+}
+
 #[derive(serde::Serialize)]
 struct Leaks<'a> {
     schema: &'static str,
