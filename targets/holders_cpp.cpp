@@ -49,6 +49,12 @@ static thread_local net::Request *current_request;
 
 #define KEEP_CALL __attribute__((noinline, noclone))
 
+// The compiler must think that somebody looks at the object.
+template <typename T> static T *keep(T *object) {
+    asm volatile("" ::"r"(object) : "memory");
+    return object;
+}
+
 // Blocks hold no copy of a pointer in a register or in a dead part of the stack after this.
 KEEP_CALL void clear_traces() {
     volatile char space[16384];
@@ -74,7 +80,7 @@ KEEP_CALL void hold() {
 
 KEEP_CALL void lose() {
     for (int i = 0; i < 5; i++) {
-        net::Session *volatile lost = new net::Admin;
+        net::Session *volatile lost = keep(new net::Admin);
         lost = nullptr;
         (void)lost;
     }
@@ -107,7 +113,8 @@ KEEP_CALL void hold_in_a_frame() {
 
 static void *worker(void *) {
     pthread_setname_np(pthread_self(), "worker \"1\"");
-    current_request = new net::Request;
+    current_request = keep(new net::Request);
+    keep(&current_request);
     hold_in_a_frame();
     return nullptr;
 }

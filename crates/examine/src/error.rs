@@ -31,4 +31,17 @@ pub enum Error {
         /// Its number.
         pid: u32,
     },
+    /// Which pages are in use cannot be told.
+    #[error(
+        "cannot tell which memory of process {pid} is not touched (--staleness): {}: {source}; this needs a kernel \
+         with CONFIG_PROC_PAGE_MONITOR, and root or the process's own user", path.display()
+    )]
+    Staleness {
+        /// The process.
+        pid: u32,
+        /// What could not be read or written.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
 }

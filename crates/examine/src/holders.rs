@@ -22,18 +22,30 @@ pub(crate) struct Naming<'a> {
     pub(crate) options: &'a leakscope_symbols::Options,
 }
 
-/// The blocks of the records whose holders are shown: of each record a few, by the record's place.
-pub(crate) fn wanted(records: &[LeakRecord], shown: KindSet, blocks: &Blocks) -> Vec<(usize, usize)> {
-    let held = |record: &LeakRecord| {
-        matches!(record.kind, Kind::Reachable | Kind::Possible)
-            && shown.contains(record.kind)
-            && record.suppressed_by.is_none()
+/// The blocks of the records whose holders are shown: of each record a few, by the record's place. The records in
+/// `preferred` come first, then the largest.
+pub(crate) fn wanted(
+    records: &[LeakRecord],
+    preferred: impl Iterator<Item = usize>,
+    shown: KindSet,
+    blocks: &Blocks,
+) -> Vec<(usize, usize)> {
+    let held = |place: &usize| {
+        records.get(*place).is_some_and(|record| {
+            matches!(record.kind, Kind::Reachable | Kind::Possible)
+                && shown.contains(record.kind)
+                && record.suppressed_by.is_none()
+        })
     };
-    let largest = records.iter().enumerate().rev().filter(|(_, record)| held(record)).take(MOST_RECORDS);
-    let examples = largest.flat_map(|(place, record)| {
-        record.examples.iter().filter_map(move |&address| Some((place, blocks.find(address)?)))
-    });
-    examples.collect()
+    let preferred: Vec<usize> = preferred.filter(held).take(MOST_RECORDS).collect();
+    let largest = (0..records.len()).rev().filter(|place| held(place) && !preferred.contains(place));
+    let places = preferred.iter().copied().chain(largest.take(MOST_RECORDS));
+    let examples = places.filter_map(|place| Some((place, &records.get(place)?.examples)));
+    let found = |(place, examples)| {
+        let examples: &Vec<u64> = examples;
+        examples.iter().filter_map(move |&address| Some((place, blocks.find(address)?)))
+    };
+    examples.flat_map(found).collect()
 }
 
 /// Says of the wanted blocks' records who holds them.

@@ -11,15 +11,18 @@ mod listing;
 mod modules;
 mod places;
 mod report;
+mod retention;
 mod roots;
 mod segments;
 mod stacks;
+mod staleness;
 mod tls;
 mod traced;
 mod types;
 mod watch;
 
 pub use error::Error;
+pub use staleness::{Referenced, Staleness};
 pub use traced::{Traced, own_memory};
 pub use watch::Watch;
 
@@ -51,6 +54,10 @@ pub struct Options {
     pub errors: KindSet,
     /// Whether the report holds the first bytes of a block of each record. They can be secrets.
     pub contents: bool,
+    /// Whether the report says which reachable memory keeps growing.
+    pub retained: bool,
+    /// Which memory was in use lately, for that.
+    pub referenced: Option<Referenced>,
 }
 
 impl Default for Options {
@@ -64,6 +71,8 @@ impl Default for Options {
             shown: KindSet::DEFAULT_SHOWN,
             errors: KindSet::DEFAULT_ERRORS,
             contents: false,
+            retained: false,
+            referenced: None,
         }
     }
 }

@@ -6,11 +6,11 @@ use crate::places::Places;
 use crate::traced::Traced;
 use crate::types::Types;
 use crate::watch::{Kept, lost_since};
-use crate::{Error, Options, modules, roots};
+use crate::{Error, Options, modules, retention, roots};
 use leakscope_heapfile::layout::TICK_MS;
 use leakscope_leaks::{
-    BlockSource, Collector, FoundBlock, Kind, LeakReport, LostBetween, Names, Outcome, SnapshotKind, Stack,
-    content,
+    BlockSource, Collector, FoundBlock, History, Kind, LeakReport, LostBetween, Names, Outcome, SnapshotKind,
+    Stack, content,
 };
 use leakscope_profile::{MissingDebugInfo, formats};
 use leakscope_reach::{Blocks, Findings, Heap, OnProgress, scan_keeping};
@@ -90,7 +90,20 @@ pub(crate) fn make(
     let names = Names { stacks: &stacks, types: &types.names };
     let mut merged = collector.finish(&names, &options.suppressions);
 
-    let examples = holders::wanted(&merged.records, shown, &listing.blocks);
+    let (retention, history) = if options.retained {
+        let none = History::default();
+        let before = over_time.earlier.map_or(&none, |earlier| &earlier.history);
+        let elapsed = over_time.earlier.map_or(Duration::ZERO, |earlier| began.duration_since(earlier.at));
+        let history = before.with(&merged.records, elapsed);
+        let found = found_blocks(&listing.blocks, &findings, &types, traced);
+        let found = retention::retention(found, &merged, traced, options.referenced.as_ref(), &history);
+        (Some(found), history)
+    } else {
+        (None, History::default())
+    };
+
+    let growing = retention.iter().flat_map(|retention| &retention.records).map(|retained| retained.record);
+    let examples = holders::wanted(&merged.records, growing, shown, &listing.blocks);
     let holders = if over_time.keep {
         pointers.holders(None, &places.stacks())
     } else {
@@ -127,6 +140,7 @@ pub(crate) fn make(
         summary: merged.summary,
         records: merged.records,
         suppressions: merged.suppressions,
+        retention,
         notes: snapshot.notes.iter().cloned().chain(listing.notes).collect(),
         missing,
         ..LeakReport::default()
@@ -148,6 +162,7 @@ pub(crate) fn make(
         blocks: listing.blocks,
         holders,
         places,
+        history,
         at: began,
     });
     Ok(Made { report, lost, kept })

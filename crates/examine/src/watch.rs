@@ -3,8 +3,8 @@
 use crate::holders::{remembered, sized};
 use crate::places::Places;
 use crate::types::Types;
-use crate::{Error, Options, scan_once};
-use leakscope_leaks::{FoundBlock, Kind, LeakReport, LostBetween, Scan, compare};
+use crate::{Error, Options, Referenced, scan_once};
+use leakscope_leaks::{FoundBlock, History, Kind, LeakReport, LostBetween, Scan, compare};
 use leakscope_reach::{Blocks, Holders, OnProgress};
 use leakscope_target::Snapshot;
 use std::collections::{BTreeSet, HashMap};
@@ -22,6 +22,7 @@ pub(crate) struct Kept {
     pub(crate) blocks: Blocks,
     pub(crate) holders: Holders,
     pub(crate) places: Places,
+    pub(crate) history: History,
     pub(crate) at: Instant,
 }
 
@@ -37,6 +38,11 @@ impl Watch {
     /// Of process `pid`; nothing is done yet.
     pub fn new(pid: u32, options: Options) -> Watch {
         Watch { pid, options, before: None }
+    }
+
+    /// Tells the next scan which memory was in use lately.
+    pub fn set_referenced(&mut self, referenced: Option<Referenced>) {
+        self.options.referenced = referenced;
     }
 
     /// Scans it. From the second time on, the report says what has changed since the time before.

@@ -3,7 +3,7 @@
 use super::{Args, ProgressLine};
 use crate::{exit, report};
 use anyhow::{Context, Result};
-use leakscope_examine::{Options, Watch};
+use leakscope_examine::{Options, Staleness, Watch};
 use leakscope_leaks::LeakReport;
 use leakscope_reach::Progress;
 use std::fs::File;
@@ -25,6 +25,17 @@ pub(super) fn run(args: &Args, pid: u32, every: Duration, options: Options) -> R
     let mut number = 0u64;
     let mut next = Instant::now();
     loop {
+        if let Some(time) = args.staleness {
+            let staleness = Staleness::begin(pid)?;
+            match ends.wait_until(Instant::now() + time)? {
+                Wake::Time => watch.set_referenced(Some(staleness.end()?)),
+                Wake::Signal => break,
+                Wake::Ended => {
+                    exit::say(&format!("process {pid} has ended"));
+                    break;
+                }
+            }
+        }
         let progress = ProgressLine::default();
         let tell = |progress_made: Progress| progress.tell(progress_made);
         let scanned = watch.scan(Some(&tell));
