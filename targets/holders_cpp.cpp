@@ -91,7 +91,7 @@ KEEP_CALL void drop() {
 }
 
 KEEP_CALL void grow() {
-    kept_requests.reserve(10000);
+    kept_requests.reserve(1000000);
     for (int i = 0; i < 100; i++) kept_requests.push_back(new net::Request);
 }
 

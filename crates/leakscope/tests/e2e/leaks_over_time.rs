@@ -2,7 +2,7 @@
 
 use crate::support::build::compile;
 use crate::support::directory::Directory;
-use crate::support::process::{kill, run, wait, wait_until};
+use crate::support::process::{children_of, kill, run, wait, wait_until};
 use crate::support::traced::{LEAKSCOPE, leakscope};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
@@ -236,4 +236,89 @@ fn times_and_targets_that_make_no_sense_are_wrong_usage() {
     let outcome = run(&mut leakscope(["leaks", "--every", "1s", "/etc/hostname"]));
     assert_eq!(outcome.code(), 125, "{}", outcome.err());
     assert!(outcome.err().contains("/etc/hostname"), "{}", outcome.err());
+}
+
+/// The record to which an entry of `retention.records` belongs.
+fn record_of<'a>(report: &'a Value, retained: &Value) -> &'a Value {
+    let records = report["records"].as_array().unwrap();
+    records.iter().find(|record| record["number"] == retained["number"]).unwrap()
+}
+
+/// What is said to keep growing, with its record's type.
+fn retained(report: &Value) -> Vec<(&Value, &Value)> {
+    let retained = report["retention"]["records"].as_array().unwrap();
+    retained.iter().map(|retained| (retained, record_of(report, retained))).collect()
+}
+
+#[test]
+fn reachable_records_that_grow_from_scan_to_scan_are_retained_and_others_are_not() {
+    let mut target = holders_cpp(&["-O0", "-std=c++20"]);
+    // The vector's own block comes with the first of these.
+    target.tell("grow", "grown");
+    let directory = Directory::new();
+    let json = directory.join("scans.json");
+    let options = ["--retained", "--staleness=20ms", "--every", "100ms"];
+    let mut watching = watch(target.pid(), &json, &options);
+    let last = wait_until("growth at several scans", || {
+        target.tell("grow", "grown");
+        let grew = |report: &Value| {
+            let retained = retained(report).into_iter().find(|(_, record)| record["type"] == "net::Request");
+            retained.is_some_and(|(retained, _)| retained["grown_scans"].as_u64() >= Some(2))
+        };
+        scans(&json).into_iter().find(grew)
+    });
+    kill(watching.id(), libc::SIGTERM);
+    assert_eq!(wait(&mut watching, "leakscope").code(), Some(1));
+    assert!(retained(&scans(&json)[0]).is_empty(), "one scan tells nothing");
+    for (growing, record) in retained(&last) {
+        assert_eq!(record["type"], "net::Request", "{growing:#} {record:#}");
+        assert!(growing["grown_blocks"].as_i64() >= Some(200), "{growing:#}");
+        assert_eq!(growing["cohorts"], Value::Array(Vec::new()));
+        let stale = growing["stale_share"].as_f64().unwrap();
+        assert!((0.0..=1.0).contains(&stale));
+        let held = chains(record);
+        assert!(
+            held.iter().any(|held| held.starts_with("global kept_requests in holders_cpp > block of")),
+            "{held:?}"
+        );
+    }
+    let staleness = &last["retention"]["staleness"];
+    assert!(staleness["resident_bytes"].as_u64() >= staleness["referenced_bytes"].as_u64(), "{staleness}");
+    assert!(staleness["seconds"].as_f64() >= Some(0.02));
+    target.end();
+}
+
+#[test]
+fn of_a_traced_process_call_sites_whose_blocks_survive_from_all_ages_are_retained() {
+    let program = compile("holders_cpp.cpp", &["-O0", "-std=c++20"]);
+    let directory = Directory::new();
+    let mut run_it = Command::new(LEAKSCOPE);
+    run_it.args(["run", "-o"]).arg(directory.join("heap")).arg("--").arg(program).stderr(Stdio::null());
+    let mut target = Target::start(&mut run_it);
+    let pid = wait_until("the command", || {
+        children_of(target.pid()).into_iter().find(|&pid| {
+            let exe = std::fs::read_link(format!("/proc/{pid}/exe"));
+            exe.is_ok_and(|exe| exe.ends_with("holders_cpp"))
+        })
+    });
+    let report = wait_until("a record that keeps growing", || {
+        target.tell("grow", "grown");
+        let report = scan(pid, &["--retained"]);
+        (!retained(&report).is_empty()).then_some(report)
+    });
+    let growing = retained(&report);
+    let (growing, record) = growing[0];
+    assert_eq!(record["kind"], "reachable");
+    let functions: Vec<&str> =
+        record["stack"].as_array().unwrap().iter().filter_map(|frame| frame["function"].as_str()).collect();
+    assert!(functions.contains(&"grow()"), "{functions:?}");
+    assert_eq!(record["type"], "net::Request");
+    let cohorts = growing["cohorts"].as_array().unwrap();
+    assert_eq!(cohorts.len(), 8);
+    let live: u64 = cohorts.iter().map(|cohort| cohort["live_blocks"].as_u64().unwrap()).sum();
+    assert_eq!(Some(live), record["blocks"].as_u64());
+    // Nothing was ever freed there.
+    assert_eq!(growing["allocated_blocks"], record["blocks"]);
+    assert!(chains(record).iter().all(|held| held.starts_with("global kept_requests in holders_cpp > ")));
+    target.end();
 }

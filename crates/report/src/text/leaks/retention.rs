@@ -65,10 +65,13 @@ fn write_one(out: &mut String, retained: &Retained, report: &LeakReport, paint: 
         let times = plural(retained.grown_scans, "scan");
         line("grown", format!("at {times}, by {more} in {blocks} since the first"));
     }
-    if let (Some(oldest), Some(youngest)) = (retained.cohorts.first(), retained.cohorts.last()) {
+    if let Some(oldest) = retained.cohorts.first() {
         let live: Vec<String> = retained.cohorts.iter().map(|cohort| count(cohort.live.blocks)).collect();
-        let ages = (duration(oldest.oldest.as_secs_f64()), duration(youngest.youngest.as_secs_f64()));
-        line("alive", format!("{} blocks, by age from {} to {}", live.join(" "), ages.0, ages.1));
+        let since = duration(oldest.oldest.as_secs_f64());
+        line(
+            "alive",
+            format!("{} blocks of equal parts of the last {since}, oldest first", live.join(" + ")),
+        );
     }
     if let Some(allocated) = retained.allocated {
         let ever = format!("{} in {}", bytes(allocated.bytes), plural(allocated.blocks, "block"));
