@@ -23,6 +23,8 @@ pub(crate) struct Listing {
     pub(crate) blocks: Blocks,
     /// Where the allocator keeps blocks; other words there are no roots.
     pub(crate) areas: Vec<Range<u64>>,
+    /// The allocator's own structures elsewhere: no roots.
+    pub(crate) states: Vec<Range<u64>>,
     /// Indices of blocks that are no leaks whatever points to them.
     pub(crate) held: Vec<usize>,
     pub(crate) source: BlockSource,
@@ -95,7 +97,15 @@ fn finish(builder: BlocksBuilder, heap: Heap, strange: Vec<u64>, source: BlockSo
         .collect();
     held.sort_unstable();
     held.dedup();
-    Listing { blocks, areas: heap.areas, held, source, notes: heap.notes, torn: heap.torn }
+    Listing {
+        blocks,
+        areas: heap.areas,
+        states: heap.states,
+        held,
+        source,
+        notes: heap.notes,
+        torn: heap.torn,
+    }
 }
 
 fn recorded_alone(snapshot: &Snapshot, traced: &Traced, why: Option<String>) -> Listing {
@@ -127,6 +137,7 @@ fn recorded_alone(snapshot: &Snapshot, traced: &Traced, why: Option<String>) -> 
     Listing {
         blocks: builder.finish(),
         areas,
+        states: Vec::new(),
         held: Vec::new(),
         source: BlockSource::Tracer,
         notes,

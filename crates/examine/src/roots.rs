@@ -6,7 +6,7 @@
 //!   calls that have returned, which would hide leaks at random;
 //! * the registers of all threads.
 //!
-//! Not roots: device memory, and what the tracer keeps in the process for itself.
+//! Not roots: device memory, the allocator's own structures, and what the tracer keeps in the process for itself.
 
 use crate::traced::{Traced, is_arena};
 use leakscope_reach::Roots;
@@ -18,10 +18,10 @@ const RED_ZONE: u64 = 128;
 /// A `syscall` instruction, which a thread in a system call has behind it.
 const SYSCALL: [u8; 2] = [0x0f, 0x05];
 
-/// The roots of a snapshot; those among blocks are added by whoever knows them.
-pub(crate) fn roots(snapshot: &Snapshot, traced: Option<&Traced>) -> Roots {
-    let mut left_out: Vec<Range<u64>> =
-        snapshot.threads.iter().filter_map(|thread| dead_stack(snapshot, thread)).collect();
+/// The roots of a snapshot but for the memory in `left_out`; those among blocks are added by whoever knows them.
+pub(crate) fn roots(snapshot: &Snapshot, traced: Option<&Traced>, left_out: &[Range<u64>]) -> Roots {
+    let mut left_out = left_out.to_vec();
+    left_out.extend(snapshot.threads.iter().filter_map(|thread| dead_stack(snapshot, thread)));
     if let Some(traced) = traced {
         left_out.extend(traced.own.iter().cloned());
     }
@@ -120,7 +120,7 @@ mod tests {
             writable(0x3000, 0x4000, ""),
             writable(0x6000, 0x8000, "[stack]"),
         ];
-        let roots = roots(&snapshot(mappings, vec![main, other, fiber], Vec::new()), None);
+        let roots = roots(&snapshot(mappings, vec![main, other, fiber], Vec::new()), None, &[]);
         let expected = [0x1000..0x2000, 0x3800 - 128..0x4000, 0x7000 - 128..0x8000];
         assert_eq!(roots.ranges, expected);
     }
@@ -134,7 +134,7 @@ mod tests {
             writable(0x3000, 0x4000, "/lib/a.so"),
             read_only,
         ];
-        let roots = roots(&snapshot(mappings, Vec::new(), Vec::new()), None);
+        let roots = roots(&snapshot(mappings, Vec::new(), Vec::new()), None, &[]);
         assert_eq!(roots.ranges, [0x2000..0x3000, 0x3000..0x4000]);
     }
 
@@ -143,7 +143,7 @@ mod tests {
         let calling = Registers { pc: 0x1002, general: vec![1], vector: vec![2], ..Registers::default() };
         let computing = Registers { pc: 0x1004, general: vec![3], vector: vec![4], ..Registers::default() };
         let memory = vec![(0x1000, vec![0x0f, 0x05, 0x90, 0x90])];
-        let roots = roots(&snapshot(Vec::new(), vec![calling, computing], memory), None);
+        let roots = roots(&snapshot(Vec::new(), vec![calling, computing], memory), None, &[]);
         assert_eq!(roots.words, [1, 3, 4]);
     }
 

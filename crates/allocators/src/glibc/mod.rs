@@ -35,6 +35,9 @@ use lists::Cached;
 use part::Part;
 use std::ops::Range;
 
+/// Bytes of `malloc_state` from `system_mem` on: that and `max_system_mem`, its last fields.
+const STATE_TAIL: u64 = 16;
+
 /// What to use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WalkOptions {
@@ -84,6 +87,9 @@ pub struct Heap {
     pub arenas: Vec<ArenaSummary>,
     /// All memory of heaps, mmapped chunks' mappings included, by address: words in it outside blocks are not roots.
     pub areas: Vec<Range<u64>>,
+    /// The structures of arenas that lie outside of `areas` (the main ones): no roots, since what they point at is next
+    /// to the end of blocks.
+    pub states: Vec<Range<u64>>,
     /// Addresses of blocks that are the C library's or the loader's own (per-thread caches, TLS), by address: roots, and
     /// never leaks.
     pub own: Vec<u64>,
