@@ -346,5 +346,7 @@ fn a_process_whose_holder_is_killed_ends_by_itself_with_its_own_status() {
             let path = PathBuf::from(format!("/proc/{pid}"));
             wait_until("the end of all of them", || (!path.exists()).then_some(()));
         }
+        // Nobody is left to remove it.
+        std::fs::remove_file(std::fs::read_link(directory.join("heap")).unwrap()).unwrap();
     }
 }
