@@ -32,7 +32,7 @@ const HUGE_MATTERS: u64 = 64 << 20;
 /// Decides.
 pub fn make(pid: u32, options: &SnapshotOptions) -> Result<Plan, Error> {
     let root = &options.proc_root;
-    let status = process::check(root, pid)?;
+    let status = process::check_patiently(root, pid)?;
     let pid = if status.tgid == 0 { pid } else { status.tgid };
     if pid == std::process::id() {
         return Err(crate::permission::explain(
@@ -76,13 +76,24 @@ pub fn make(pid: u32, options: &SnapshotOptions) -> Result<Plan, Error> {
     }
 }
 
+/// Changes the plan to letting the process stand still, for a reason that has turned up.
+pub fn give_copy_up(plan: &mut Plan, options: &SnapshotOptions, reason: &str) -> Result<(), Error> {
+    if options.mode == Mode::Fork {
+        return Err(Error::CannotFork { pid: plan.pid, reason: reason.into() });
+    }
+    allow_stop(plan.pid, &options.proc_root, options)?;
+    plan.site = None;
+    plan.notes.push(stopped_because(reason));
+    Ok(())
+}
+
 /// The note of a process that is stopped though nobody asked for that.
-pub fn stopped_because(reason: &str) -> String {
+fn stopped_because(reason: &str) -> String {
     format!("the process stands still while it is read, rather than being copied: {reason}")
 }
 
 /// Checks that a process may stand still as long as reading it will take.
-pub fn allow_stop(pid: u32, root: &Path, options: &SnapshotOptions) -> Result<(), Error> {
+fn allow_stop(pid: u32, root: &Path, options: &SnapshotOptions) -> Result<(), Error> {
     let bytes =
         leakscope_proc::status(root, process::bearer(root, pid)).map_or(0, |status| status.anonymous_bytes);
     within_limit(pid, Duration::from_secs_f64(bytes as f64 * PER_STOPPED_BYTE), options)

@@ -92,12 +92,10 @@ pub fn set_registers(tid: u32, registers: &UserRegisters) -> io::Result<()> {
 
 const NT_PRSTATUS: usize = 1;
 
-/// One of the register sets of a stopped thread (elf.h, `NT_*`), as many bytes as it has, at most `limit`.
-pub fn register_set(tid: u32, set: usize, limit: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; limit];
-    let length = get_set(tid, set, bytes.as_mut_ptr().cast(), limit)?;
-    bytes.truncate(length);
-    Ok(bytes)
+/// One of the register sets of a stopped thread (elf.h, `NT_*`), as many bytes as it has, at most as fit `buffer`.
+pub fn register_set(tid: u32, set: usize, buffer: &mut [u8]) -> io::Result<Vec<u8>> {
+    let length = get_set(tid, set, buffer.as_mut_ptr().cast(), buffer.len())?;
+    Ok(buffer.get(..length).unwrap_or(&[]).to_vec())
 }
 
 fn get_set(tid: u32, set: usize, base: *mut libc::c_void, length: usize) -> io::Result<usize> {
