@@ -22,6 +22,7 @@
 use crate::arch::{self, Doing, Gadgets, UserRegisters};
 use crate::checkpoint::{Step, reached};
 use crate::ptrace::{self, Event};
+use crate::seccomp::{self, Seen};
 use crate::seize::Stopped;
 use crate::{LiveMemory, Memory, live};
 use leakscope_proc::Mapping;
@@ -75,6 +76,8 @@ pub struct Prepared {
     mask: u64,
     at: u64,
     bytes: Vec<u8>,
+    /// The calls that are made, as a filter sees them.
+    seen: Vec<Seen>,
 }
 
 /// How much of a mapping is looked through at most, and how much at once.
@@ -285,6 +288,36 @@ impl Site {
         arch::calling(registers, self.gadgets.syscall, number, arguments)
     }
 
+    /// All calls of the thread and of what it starts, as a filter sees them.
+    fn seen(&self, start: &UserRegisters, end: &UserRegisters, call: Call, way: Way) -> Vec<Seen> {
+        let at_gadget = |number: libc::c_long, arguments: [u64; 4]| Seen {
+            number,
+            pointer: arch::returned(start).rip,
+            arguments,
+        };
+        let pointer = self.gadgets.sigreturn + self.gadgets.sigreturn_length as u64;
+        let arguments = [start.rdi, start.rsi, start.rdx, start.r10];
+        let mut seen = vec![
+            at_gadget(start.rax as libc::c_long, arguments),
+            Seen { number: libc::SYS_rt_sigreturn, pointer, arguments },
+            at_gadget(libc::SYS_exit_group, [ORPHAN_STATUS, 0, 0, 0]),
+        ];
+        if way == Way::Chain {
+            let pointer = arch::returned(end).rip;
+            seen.push(Seen { number: libc::SYS_restart_syscall, pointer, arguments });
+        }
+        // Sooner or later the copy is to be reaped.
+        let Seen { number, arguments, .. } = match call {
+            Call::Reap(_) => at_gadget(libc::SYS_exit, [0; 4]),
+            Call::Copy => {
+                let reaping = self.calling(start, Call::Reap(0), 0);
+                at_gadget(libc::SYS_wait4, [0, reaping.rsi, reaping.rdx, reaping.r10])
+            }
+        };
+        seen.push(at_gadget(number, arguments));
+        seen
+    }
+
     /// A frame that leads to an exit.
     fn exit_frame(&self, registers: &UserRegisters, number: libc::c_long, status: u64, sp: u64) -> Vec<u8> {
         let exit = arch::calling(registers, self.gadgets.syscall, number, [status, 0, 0, 0]);
@@ -303,7 +336,8 @@ impl Site {
         bytes: Bytes,
     ) -> Prepared {
         let (tid, original) = (thread.tid, thread.registers);
-        Prepared { tid, call, way, start, end, original, mask, at: bytes.at, bytes: bytes.bytes }
+        let seen = self.seen(&start, &end, call, way);
+        Prepared { tid, call, way, start, end, original, mask, at: bytes.at, bytes: bytes.bytes, seen }
     }
 }
 
@@ -406,9 +440,10 @@ impl Prepared {
     ///
     /// # Errors
     /// Why it could not be made; the thread is then as it was, or as it makes itself when it goes on.
-    pub fn run(&self, pid: u32, born: &mut dyn FnMut(u32)) -> Result<Outcome, String> {
+    pub fn run(&self, root: &Path, pid: u32, born: &mut dyn FnMut(u32)) -> Result<Outcome, String> {
         let tid = self.tid;
         let failed = |what: &'static str| move |error: std::io::Error| format!("{what} failed: {error}");
+        seccomp::check(root, tid, &self.seen)?;
         ptrace::set_options(tid, libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_TRACECLONE)
             .map_err(failed("setting its options"))?;
         live::write(pid, self.at, &self.bytes).map_err(failed("writing below its stack"))?;

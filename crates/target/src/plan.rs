@@ -52,8 +52,7 @@ pub fn make(pid: u32, options: &SnapshotOptions) -> Result<Plan, Error> {
     }
     let status = leakscope_proc::status(root, bearer)?;
     let rollup = leakscope_proc::rollup(root, bearer).unwrap_or_default();
-    let reason =
-        against_copy(root, bearer, &status, options).or_else(|| too_dear(pid, &status, &rollup, options));
+    let reason = against_copy(root, bearer, &status).or_else(|| too_dear(pid, &status, &rollup, options));
     let reason = match reason {
         Some(reason) if options.mode == Mode::Auto || reason.forbids => Some(reason.text),
         _ => {
@@ -121,13 +120,11 @@ struct Reason {
 }
 
 /// Why a process cannot be copied.
-fn against_copy(root: &Path, pid: u32, status: &Status, options: &SnapshotOptions) -> Option<Reason> {
+fn against_copy(root: &Path, pid: u32, status: &Status) -> Option<Reason> {
     let text = if process::is_32_bit(root, pid) {
         "it is a 32-bit program"
     } else if status.shadow_stack {
         "it has a shadow stack (CET), which a call from outside would violate"
-    } else if crate::seccomp::confines(root, pid, status) && !options.trust_seccomp {
-        "it confines its system calls (seccomp), and its filter cannot be read to see that it allows the copy"
     } else {
         return None;
     };

@@ -198,3 +198,18 @@ pub fn restartable_sequences(tid: u32) -> Option<Option<u64>> {
     let [pointer, ..] = configuration;
     Some((pointer != 0).then_some(pointer))
 }
+
+/// `PTRACE_SECCOMP_GET_FILTER` of linux/ptrace.h.
+const SECCOMP_GET_FILTER: libc::c_uint = 0x420c;
+
+/// One of the seccomp filters of a stopped thread, the latest first.
+pub fn seccomp_filter(tid: u32, index: usize) -> io::Result<Vec<(u16, u8, u8, u32)>> {
+    let count = call(SECCOMP_GET_FILTER, tid, index, 0)?;
+    // SAFETY: plain numbers, for which zeros are valid.
+    let empty: libc::sock_filter = unsafe { std::mem::zeroed() };
+    // A filter does not change, and has at most 4096 instructions.
+    let mut filter = vec![empty; usize::try_from(count).unwrap_or(0).max(1 << 12)];
+    let count = call(SECCOMP_GET_FILTER, tid, index, filter.as_mut_ptr() as usize)?;
+    filter.truncate(usize::try_from(count).unwrap_or(0));
+    Ok(filter.iter().map(|one| (one.code, one.jt, one.jf, one.k)).collect())
+}

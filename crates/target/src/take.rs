@@ -163,7 +163,7 @@ fn forked(
     holder: Holder,
 ) -> Result<(), Error> {
     let (root, pid) = (&options.proc_root, plan.pid);
-    fork::bind(copy.pid).map_err(|reason| Error::CannotFork { pid, reason })?;
+    fork::bind(root, copy.pid).map_err(|reason| Error::CannotFork { pid, reason })?;
     // If memory runs out, the copy is the one to be given up.
     let _ = std::fs::write(root.join(copy.pid.to_string()).join("oom_score_adj"), "1000");
     let mappings = match copy.mappings {
