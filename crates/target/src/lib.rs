@@ -5,6 +5,7 @@ mod arch;
 pub mod checkpoint;
 pub mod core_file;
 mod error;
+mod follow;
 mod fork;
 mod guardian;
 mod hold;
