@@ -42,7 +42,7 @@ fn a_process_that_only_sleeps_on_a_small_stack_is_stopped_instead() {
 #[test]
 fn a_restartable_sequence_is_restarted() {
     let mut target = Target::start("stacks", &["rseq"]);
-    for _ in 0..50 {
+    for _ in 0..30 {
         drop(snapshot(target.pid(), &options(Mode::Fork)).unwrap());
     }
     let answer = target.ask("end");
