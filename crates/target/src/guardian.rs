@@ -38,6 +38,8 @@ impl Guardian {
         // which fork of the C library keeps usable, and ends by _exit.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
+            // The connection ends when the last process that has leakscope's end of it does.
+            drop(ours);
             watch(root, target, start, theirs.as_raw_fd());
         }
         (pid > 0).then(|| Guardian { pid, socket: ours.into(), done: true })
