@@ -26,7 +26,7 @@ pub(crate) fn make(
     progress: Option<OnProgress<'_>>,
 ) -> Result<LeakReport, Error> {
     let began = Instant::now();
-    let mut roots = roots::roots(snapshot, traced, &listing.states);
+    let mut roots = roots::roots(snapshot, traced, &listing.no_roots);
     roots.blocks = listing.held;
     let heap = Heap {
         memory: &*snapshot.memory,
@@ -39,7 +39,7 @@ pub(crate) fn make(
     let scan_time = began.elapsed();
 
     let mut collector = Collector::default();
-    let found = found_blocks(&listing.blocks, &findings, traced);
+    let found = found_blocks(&listing.blocks, &findings, &listing.own, traced);
     found.for_each(|block| collector.add(&block));
     let wanted = collector.stacks(|kind| kind != Kind::Reachable || options.shown.contains(kind));
     let (stacks, missing) = match traced {
@@ -86,28 +86,47 @@ pub(crate) fn make(
     add_contents(&mut report, snapshot, &listing.blocks, options);
     if std::env::var_os("DEBUG_HOLDERS").is_some() {
         for record in &report.records {
-            if record.kind != Kind::Possible && record.kind != Kind::Reachable { continue; }
+            if record.kind != Kind::Possible && record.kind != Kind::Reachable {
+                continue;
+            }
             let wanted: Vec<usize> = record.examples.iter().filter_map(|&a| listing.blocks.find(a)).collect();
             for chain in leakscope_reach::holders(&heap, &options.scan, &wanted, 20) {
-                eprintln!("{:?} {} {:?}: {chain:x?}", record.kind, record.bytes, record.stack.first().map(|f| (&f.function, f.line)));
-                if let Some(chain) = chain { if let leakscope_reach::Origin::Memory(at) = chain.origin {
-                    eprintln!("   in {:x?}", roots::mapping_at(&snapshot.mappings, at));
-                    for t in &snapshot.threads { eprintln!("   thread {} pc {:x} sp {:x} tp {:x}", t.tid, t.registers.pc, t.registers.sp, t.registers.thread_pointer); }
-                }}
+                eprintln!(
+                    "{:?} {} {:?}: {chain:x?}",
+                    record.kind,
+                    record.bytes,
+                    record.stack.first().map(|f| (&f.function, f.line))
+                );
+                if let Some(chain) = chain {
+                    if let leakscope_reach::Origin::Memory(at) = chain.origin {
+                        eprintln!("   in {:x?}", roots::mapping_at(&snapshot.mappings, at));
+                        for t in &snapshot.threads {
+                            eprintln!(
+                                "   thread {} pc {:x} sp {:x} tp {:x}",
+                                t.tid, t.registers.pc, t.registers.sp, t.registers.thread_pointer
+                            );
+                        }
+                    }
+                }
             }
         }
     }
     Ok(report)
 }
 
-/// All blocks with what was found about them.
+/// All blocks but those of the C library's own (indices, sorted), with what was found about them.
 fn found_blocks<'a>(
     blocks: &'a Blocks,
     findings: &'a Findings,
+    own: &'a [usize],
     traced: Option<&'a Traced>,
 ) -> impl Iterator<Item = FoundBlock> + use<'a> {
     let now = traced.map_or(0, |traced| traced.heap.tick);
+    let mut own = own.iter().copied().peekable();
     blocks.iter().enumerate().filter_map(move |(index, block)| {
+        if own.next_if_eq(&index).is_some() {
+            return None;
+        }
         let kind = findings.kind(index)?;
         let indirect = if kind == Kind::Definite { findings.indirect(index) } else { Default::default() };
         let recorded = traced.and_then(|traced| traced.block(block.address));

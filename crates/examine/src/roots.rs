@@ -4,7 +4,7 @@
 //!   mapped itself, shared memory;
 //! * of a thread's stack only what lies above its stack pointer, and the red zone below: further down are remains of
 //!   calls that have returned, which would hide leaks at random;
-//! * the registers of all threads.
+//! * the registers of all threads, those for vectors too.
 //!
 //! Not roots: device memory, the allocator's own structures, and what the tracer keeps in the process for itself.
 
@@ -15,8 +15,6 @@ use std::ops::Range;
 
 /// Bytes below the stack pointer that a function may use (System V ABI, x86-64).
 const RED_ZONE: u64 = 128;
-/// A `syscall` instruction, which a thread in a system call has behind it.
-const SYSCALL: [u8; 2] = [0x0f, 0x05];
 
 /// The roots of a snapshot but for the memory in `left_out`; those among blocks are added by whoever knows them.
 pub(crate) fn roots(snapshot: &Snapshot, traced: Option<&Traced>, left_out: &[Range<u64>]) -> Roots {
@@ -28,7 +26,9 @@ pub(crate) fn roots(snapshot: &Snapshot, traced: Option<&Traced>, left_out: &[Ra
     left_out.sort_unstable_by_key(|range| range.start);
     let memory = snapshot.mappings.iter().filter(|mapping| is_root(snapshot, mapping));
     let ranges = memory.flat_map(|mapping| without(mapping.start..mapping.end, &left_out)).collect();
-    let words = snapshot.threads.iter().flat_map(|thread| registers(snapshot, thread)).collect();
+    let registers = snapshot.threads.iter().map(|thread| &thread.registers);
+    let words =
+        registers.flat_map(|registers| registers.general.iter().chain(&registers.vector)).copied().collect();
     Roots { ranges, words, ..Roots::default() }
 }
 
@@ -56,17 +56,6 @@ pub(crate) fn mapping_at(mappings: &[Mapping], address: u64) -> Option<&Mapping>
     behind.checked_sub(1).and_then(|index| mappings.get(index)).filter(|mapping| address < mapping.end)
 }
 
-/// What a thread holds in registers. In a system call the vector registers hold nothing of use: every function may
-/// overwrite them, and so does the one that made the call.
-fn registers<'a>(snapshot: &Snapshot, thread: &'a Thread) -> impl Iterator<Item = u64> + use<'a> {
-    let registers = &thread.registers;
-    let mut before = [0; 2];
-    let in_syscall =
-        snapshot.memory.read_exact(registers.pc.wrapping_sub(2), &mut before) && before == SYSCALL;
-    let vector = if in_syscall { &[][..] } else { &registers.vector };
-    registers.general.iter().chain(vector).copied()
-}
-
 /// `range` without the parts in `left_out`, which are sorted by their start.
 fn without(range: Range<u64>, left_out: &[Range<u64>]) -> Vec<Range<u64>> {
     let mut parts = Vec::new();
@@ -88,7 +77,7 @@ mod tests {
     use super::*;
     use leakscope_target::{Pieces, Registers, Source};
 
-    fn snapshot(mappings: Vec<Mapping>, threads: Vec<Registers>, memory: Vec<(u64, Vec<u8>)>) -> Snapshot {
+    fn snapshot(mappings: Vec<Mapping>, threads: Vec<Registers>) -> Snapshot {
         Snapshot {
             pid: 1,
             start_ticks: 0,
@@ -97,7 +86,7 @@ mod tests {
             mappings,
             threads: threads.into_iter().map(|registers| Thread { registers, ..Thread::default() }).collect(),
             auxv: Vec::new(),
-            memory: Box::new(Pieces::new(memory)),
+            memory: Box::new(Pieces::default()),
             source: Source::Core,
             pause: None,
             root: "/".into(),
@@ -120,7 +109,7 @@ mod tests {
             writable(0x3000, 0x4000, ""),
             writable(0x6000, 0x8000, "[stack]"),
         ];
-        let roots = roots(&snapshot(mappings, vec![main, other, fiber], Vec::new()), None, &[]);
+        let roots = roots(&snapshot(mappings, vec![main, other, fiber]), None, &[]);
         let expected = [0x1000..0x2000, 0x3800 - 128..0x4000, 0x7000 - 128..0x8000];
         assert_eq!(roots.ranges, expected);
     }
@@ -134,17 +123,8 @@ mod tests {
             writable(0x3000, 0x4000, "/lib/a.so"),
             read_only,
         ];
-        let roots = roots(&snapshot(mappings, Vec::new(), Vec::new()), None, &[]);
+        let roots = roots(&snapshot(mappings, Vec::new()), None, &[]);
         assert_eq!(roots.ranges, [0x2000..0x3000, 0x3000..0x4000]);
-    }
-
-    #[test]
-    fn vector_registers_of_a_thread_in_a_system_call_are_no_roots() {
-        let calling = Registers { pc: 0x1002, general: vec![1], vector: vec![2], ..Registers::default() };
-        let computing = Registers { pc: 0x1004, general: vec![3], vector: vec![4], ..Registers::default() };
-        let memory = vec![(0x1000, vec![0x0f, 0x05, 0x90, 0x90])];
-        let roots = roots(&snapshot(Vec::new(), vec![calling, computing], memory), None, &[]);
-        assert_eq!(roots.words, [1, 3, 4]);
     }
 
     #[test]

@@ -204,8 +204,13 @@ impl Watch {
         let threads: Vec<Stopped> = held
             .filter_map(|tid| {
                 let registers = ptrace::registers(tid).ok()?;
-                let extended = ptrace::register_set(tid, arch::EXTENDED_STATE, &mut buffer);
-                Some(Stopped { tid, registers, extended: extended.unwrap_or_default() })
+                // Who ends by himself has called a function for it, and all functions may overwrite vector registers: what
+                // is in them is left over. Those that are ended with him held what they held.
+                let extended = match arch::exits(&registers) {
+                    Some(_) => Vec::new(),
+                    None => ptrace::register_set(tid, arch::EXTENDED_STATE, &mut buffer).unwrap_or_default(),
+                };
+                Some(Stopped { tid, registers, extended })
             })
             .collect();
         let bearer = process::bearer(&self.root, self.pid);
