@@ -3,6 +3,7 @@
 use crate::graph::{Edge, Edges, Graph, Hand, Scan};
 use crate::mark::{root_ranges, words_outside};
 use crate::scan::{Heap, Options, prepare};
+use crate::words::places;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
@@ -223,7 +224,7 @@ impl Search<'_> {
         let mut fields: HashMap<usize, (u64, u64)> = HashMap::new();
         let mut hand = std::mem::take(&mut self.hand);
         self.scan.reader.pieces(&self.range(holder), &mut hand.buffer, |at, bytes| {
-            for (at, pointer) in (at..).step_by(8).zip(self.scan.reader.pointers(bytes)) {
+            for (at, pointer) in places(at).zip(self.scan.reader.pointers(bytes)) {
                 let edge = self.scan.edge(pointer, &mut hand.scratch);
                 let Some(edge) = edge.filter(|&edge| self.counts(edge) && targets.contains(&edge.target()))
                 else {
