@@ -31,7 +31,7 @@ fn large(count: u64, pointers: u64) -> Large {
     let mut at = HEAP + 16;
     for number in 0..count {
         let size = match number % (count / 3) {
-            1 => 5 << 20,
+            1 => 9 << 18,
             _ => random(&mut state, 200),
         };
         list.push((at, size));
