@@ -70,7 +70,7 @@ impl Running {
 
     /// Whether a block was allocated by a static executable's start-up code, as it lies before main's first.
     pub fn is_before_main(&self, address: u64) -> bool {
-        self.said.get("first").is_some_and(|&first| address < first && first - address < 0x8000)
+        self.said.get("first").is_some_and(|&first| address < first && first - address < 0x2000)
     }
 
     /// A snapshot; the program stays stopped by SIGSTOP.
