@@ -78,6 +78,7 @@ pub fn process(pid: u32, options: &Options, progress: Option<OnProgress<'_>>) ->
             Some(Err((path, source))) => return Err(Error::HeapFile { pid, path, source }),
             None => None,
         };
+        let frozen = Instant::now();
         let listing = listing::list(&snapshot, traced.as_ref())?;
         if !listing.torn.is_empty() && attempt < ATTEMPTS {
             drop(snapshot);
@@ -87,7 +88,7 @@ pub fn process(pid: u32, options: &Options, progress: Option<OnProgress<'_>>) ->
         }
         let source = snapshot.source;
         let pause = snapshot.pause;
-        let mut report = report::make(&snapshot, listing, traced.as_ref(), options, progress)?;
+        let mut report = report::make(&snapshot, listing, traced.as_ref(), frozen, options, progress)?;
         drop(snapshot);
         report.pause = pause.or_else(|| (source == Source::Stopped).then(|| began.elapsed()));
         if attempt > 1 {
@@ -112,8 +113,9 @@ pub fn core(
     progress: Option<OnProgress<'_>>,
 ) -> Result<LeakReport, Error> {
     let snapshot = core_file::open(path, executable, root)?;
+    let began = Instant::now();
     let listing = listing::list(&snapshot, None)?;
-    report::make(&snapshot, listing, None, options, progress)
+    report::make(&snapshot, listing, None, began, options, progress)
 }
 
 /// Examines a snapshot that the caller has taken, such as of a process at its end.
@@ -126,6 +128,7 @@ pub fn snapshot(
     options: &Options,
     progress: Option<OnProgress<'_>>,
 ) -> Result<LeakReport, Error> {
+    let began = Instant::now();
     let listing = listing::list(snapshot, traced)?;
-    report::make(snapshot, listing, traced, options, progress)
+    report::make(snapshot, listing, traced, began, options, progress)
 }

@@ -17,15 +17,15 @@ use std::time::{Duration, Instant};
 const LOOKED_AT: usize = 4096;
 const KEPT: usize = 256;
 
-/// Scans a snapshot and reports.
+/// Scans a snapshot, whose blocks began to be listed at `began`, and reports.
 pub(crate) fn make(
     snapshot: &Snapshot,
     listing: Listing,
     traced: Option<&Traced>,
+    began: Instant,
     options: &Options,
     progress: Option<OnProgress<'_>>,
 ) -> Result<LeakReport, Error> {
-    let began = Instant::now();
     let mut roots = roots::roots(snapshot, traced, &listing.no_roots);
     roots.blocks = listing.held;
     let heap = Heap {
@@ -84,33 +84,6 @@ pub(crate) fn make(
             .push(format!("the heap was in use while it was frozen: {torn}; its blocks may be wrong"));
     }
     add_contents(&mut report, snapshot, &listing.blocks, options);
-    if std::env::var_os("DEBUG_HOLDERS").is_some() {
-        for record in &report.records {
-            if record.kind != Kind::Possible && record.kind != Kind::Reachable {
-                continue;
-            }
-            let wanted: Vec<usize> = record.examples.iter().filter_map(|&a| listing.blocks.find(a)).collect();
-            for chain in leakscope_reach::holders(&heap, &options.scan, &wanted, 20) {
-                eprintln!(
-                    "{:?} {} {:?}: {chain:x?}",
-                    record.kind,
-                    record.bytes,
-                    record.stack.first().map(|f| (&f.function, f.line))
-                );
-                if let Some(chain) = chain {
-                    if let leakscope_reach::Origin::Memory(at) = chain.origin {
-                        eprintln!("   in {:x?}", roots::mapping_at(&snapshot.mappings, at));
-                        for t in &snapshot.threads {
-                            eprintln!(
-                                "   thread {} pc {:x} sp {:x} tp {:x}",
-                                t.tid, t.registers.pc, t.registers.sp, t.registers.thread_pointer
-                            );
-                        }
-                    }
-                }
-            }
-        }
-    }
     Ok(report)
 }
 
