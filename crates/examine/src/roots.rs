@@ -26,9 +26,7 @@ pub(crate) fn roots(snapshot: &Snapshot, traced: Option<&Traced>, left_out: &[Ra
     left_out.sort_unstable_by_key(|range| range.start);
     let memory = snapshot.mappings.iter().filter(|mapping| is_root(snapshot, mapping));
     let ranges = memory.flat_map(|mapping| without(mapping.start..mapping.end, &left_out)).collect();
-    let registers = snapshot.threads.iter().map(|thread| &thread.registers);
-    let words =
-        registers.flat_map(|registers| registers.general.iter().chain(&registers.vector)).copied().collect();
+    let words = snapshot.threads.iter().flat_map(registers).collect();
     Roots { ranges, words, ..Roots::default() }
 }
 
@@ -54,6 +52,11 @@ fn dead_stack(snapshot: &Snapshot, thread: &Thread) -> Option<Range<u64>> {
 pub(crate) fn mapping_at(mappings: &[Mapping], address: u64) -> Option<&Mapping> {
     let behind = mappings.partition_point(|mapping| mapping.start <= address);
     behind.checked_sub(1).and_then(|index| mappings.get(index)).filter(|mapping| address < mapping.end)
+}
+
+/// What a thread holds in registers, those for vectors too.
+pub(crate) fn registers(thread: &Thread) -> impl Iterator<Item = u64> + use<'_> {
+    thread.registers.general.iter().chain(&thread.registers.vector).copied()
 }
 
 /// `range` without the parts in `left_out`, which are sorted by their start.

@@ -11,6 +11,7 @@ mod hazards_processes;
 mod hazards_rust;
 mod kill;
 mod leak_shapes;
+mod leaks_over_time;
 mod oracle;
 mod real_programs;
 mod run_contract;
