@@ -7,8 +7,9 @@
  * `result pid=... blocks=... build_ns=... churn_ns=... huge_kib=... port=...`, and obeys lines on stdin, each answered by a
  * `result` line:
  *
- *   touch        writes to every page of its blocks, as a process does that goes on working
+ *   touch        writes to every page of its blocks, as a process does that goes on working; the time it takes
  *   fork N MS    N times: the same, then fork; the child sleeps for MS milliseconds and exits. Median time of fork
+ *   copied       touches, forks a child that does nothing, and touches again; the second time
  *   end          ends; the end of stdin, too
  *
  *   --order  allocation  the list's links follow the order of allocation
@@ -24,6 +25,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -250,6 +252,22 @@ static void forks(unsigned count, unsigned child_ms) {
     printf("result fork_ns=%lu\n", times[count / 2]);
 }
 
+static uint64_t timed_touch(void) {
+    uint64_t before = nanoseconds();
+    touch();
+    return nanoseconds() - before;
+}
+
+static uint64_t touch_while_copied(void) {
+    touch();
+    pid_t child = fork();
+    if (child == 0)
+        for (;;) pause();
+    uint64_t time = timed_touch();
+    if (child < 0 || kill(child, SIGKILL) || waitpid(child, NULL, 0) != child) fail("fork");
+    return time;
+}
+
 static void obey(void) {
     char line[128];
     while (fgets(line, sizeof line, stdin)) {
@@ -257,9 +275,9 @@ static void obey(void) {
         if (sscanf(line, "fork %u %u", &count, &ms) == 2) {
             forks(count, ms);
         } else if (!strcmp(line, "touch\n")) {
-            uint64_t before = nanoseconds();
-            touch();
-            printf("result touch_ns=%lu\n", nanoseconds() - before);
+            printf("result touch_ns=%lu\n", timed_touch());
+        } else if (!strcmp(line, "copied\n")) {
+            printf("result touch_ns=%lu\n", touch_while_copied());
         } else if (!strcmp(line, "end\n")) {
             return;
         } else {

@@ -73,6 +73,11 @@ impl Heap {
         Ok(value(&self.command("touch")?, "touch_ns")? / 1e6)
     }
 
+    /// The same while a child that it has forked for that lives.
+    pub fn touch_while_copied(&mut self) -> Result<f64> {
+        Ok(value(&self.command("copied")?, "touch_ns")? / 1e6)
+    }
+
     /// Lets it fork `count` times a child that does nothing for a while, each time after it has written to its pages;
     /// the median time in milliseconds.
     pub fn fork(&mut self, count: u32, child: Duration) -> Result<f64> {

@@ -56,7 +56,7 @@ pub fn measure(bench: &Bench) -> Result<Vec<Section>> {
         for which in rotated(&[0, 1, 2, 3], round) {
             let Some((disturbance, times)) = samples.get_mut(which) else { continue };
             heap.touch()?;
-            times.extend(asking(&mut stream, || {
+            let mut round = asking(&mut stream, || {
                 match disturbance {
                     Disturbance::Nothing => std::thread::sleep(length),
                     Disturbance::BusyCores => {
@@ -69,7 +69,9 @@ pub fn measure(bench: &Bench) -> Result<Vec<Section>> {
                     Disturbance::Scan => pauses.push(bench.scan(&heap)?.pause_ms),
                 }
                 Ok(())
-            })?);
+            })?;
+            round.sort_by(f64::total_cmp);
+            times.push(round);
         }
     }
     let mut section = Section {
@@ -80,21 +82,22 @@ pub fn measure(bench: &Bench) -> Result<Vec<Section>> {
             .to_vec(),
         ..Section::default()
     };
-    for (disturbance, mut times) in samples {
-        times.sort_by(f64::total_cmp);
+    for (disturbance, rounds) in samples {
         let name = match disturbance {
             Disturbance::Nothing => "nothing",
             Disturbance::BusyCores => "busy cores",
             Disturbance::Fork => "a `fork` of its own",
             Disturbance::Scan => "a scan",
         };
-        let mut row = vec![name.to_owned(), number(times.len() as f64, 0, false)];
-        row.extend([0.5, 0.99, 0.999, 1.0].map(|share| number(percentile(&times, share), 3, false)));
+        let requests: usize = rounds.iter().map(Vec::len).sum();
+        let mut row = vec![name.to_owned(), number(requests as f64, 0, false)];
+        row.extend(
+            [0.5, 0.99, 0.999, 1.0].map(|share| show(rounds.iter().map(|times| percentile(times, share)), 2)),
+        );
         section.rows.push(row);
     }
     section.remarks.push(format!(
-        "Heap: {} in blocks of 200 bytes; two threads. Rounds: {}, requests of all rounds taken together. Pauses of the \
-         scans: {} ms.",
+        "Heap: {} in blocks of 200 bytes; two threads. Rounds: {}, percentiles and worst of each. Pauses of the scans: {} ms.",
         gib(mib),
         bench.rounds(ROUNDS),
         show(pauses, 1)

@@ -25,9 +25,9 @@ from the first thread that stops to the last that goes on. The process writes to
 copy in a row would be cheaper). Allowed are 1.15 times the same round's `fork`, 2 ms, and 0.05 ms for each thread.";
 
 const ABOUT_HUGE: &str = "\
-The same with memory that the process has asked to be in huge pages. `by default`: what `leakscope leaks PID` does without \
-options. The rest is with `--max-pause` out of the way. The last columns are what copies cost the process later: writing \
-to one byte of each 4 KiB, undisturbed, after `fork` with a child that has ended, and after a scan.";
+The same with memory that the process has asked to be in huge pages. By default: what `leakscope leaks PID` does without \
+options. The rest is with `--max-pause` out of the way. The last columns are what it costs the process later: writing to a \
+byte of each 4 KiB, undisturbed, while a copy by `fork` exists (which is what a scan of a copy would cost it), and after a scan.";
 
 /// Measures both kinds of pages.
 pub fn measure(bench: &Bench) -> Result<Vec<Section>> {
@@ -119,7 +119,7 @@ fn huge_pages(bench: &Bench) -> Result<Section> {
         "fork",
         "pause",
         "writes",
-        "after fork",
+        "while copied",
         "after a scan",
     ];
     let mut section = Section {
@@ -149,11 +149,11 @@ fn huge_pages(bench: &Bench) -> Result<Section> {
                 heap = bench.heap(&arguments)?;
                 heap.touch()?;
                 let undisturbed = heap.touch()?;
-                let [forks, pauses, writes, after_fork, after_scan] = &mut samples;
+                let [forks, pauses, writes, copied, after_scan] = &mut samples;
                 writes.push(undisturbed);
                 if which == 0 {
                     forks.push(heap.fork(1, Duration::ZERO)?);
-                    after_fork.push(heap.touch()?);
+                    copied.push(heap.touch_while_copied()?);
                 } else {
                     let scan = bench.scan(&heap)?;
                     pauses.push(scan.pause_ms);

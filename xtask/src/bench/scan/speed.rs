@@ -14,7 +14,7 @@ const SHAPES: [(&str, &str); 3] = [
     ("lists in random order", "shuffled"),
     ("the same, each block points to 3 others", "graph"),
 ];
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 3;
 /// Sizes in MiB with their rounds.
 const SIZES: [(u64, usize); 5] = [(256, 3), (1024, 3), (2048, 2), (4096, 2), (8192, 1)];
 /// From this size on only with `--large`.
