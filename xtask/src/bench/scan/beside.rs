@@ -59,7 +59,8 @@ One thread allocates live blocks of 200 bytes linked in random order, loses 5,00
 command on the process that has done its work; of LeakSanitizer its `__lsan_do_recoverable_leak_check`; of the others what \
 the whole takes more than the program's own work. `whole`: from the program's start until the leaks are known, in seconds \
 and in multiples of native. Memory is the peak of the program with the tool in it; of `leaks PID`, of leakscope alone. \
-`found` and `false` are in blocks: lost ones called definitely or indirectly lost, and whatever else was called a leak.";
+The last columns are in blocks: planted ones called definitely or indirectly lost, those called possibly lost, and others \
+that were called lost.";
 
 /// One run.
 #[derive(Default)]
@@ -80,7 +81,7 @@ pub fn measure(bench: &Bench) -> Result<Vec<Section>> {
     let mut section = Section {
         title: "Beside memcheck and LeakSanitizer".to_owned(),
         about: ABOUT.to_owned(),
-        columns: columns.into_iter().chain(["found", "false"]).map(str::to_owned).collect(),
+        columns: columns.into_iter().chain(["found", "possible", "false"]).map(str::to_owned).collect(),
         ..Section::default()
     };
     let sizes = if bench.quick { &[QUICK][..] } else { &SIZES[..] };
@@ -93,8 +94,8 @@ pub fn measure(bench: &Bench) -> Result<Vec<Section>> {
             .to_owned(),
     );
     section.remarks.push(
-        "memcheck and LeakSanitizer tell nothing of lost blocks apart but their number here: found are as many as were \
-         planted at most, and what is reported beyond that is false."
+        "Of memcheck and LeakSanitizer only the totals are looked at: found are at most as many as were planted, false is \
+         what goes beyond that, and whose the possibly lost ones are is not known."
             .to_owned(),
     );
     if let Err(why) = &bench.sanitized {
@@ -153,7 +154,8 @@ fn add_size(bench: &Bench, size: &Size, section: &mut Section) -> Result<()> {
             show(of(|run| run.whole_ms).map(|ms| ms / whole), 2),
             show(of(|run| run.peak_mib), 0) + if runs.is_empty() { "failed" } else { " MiB" },
             found.map_or_else(String::new, |found| format!("{} of {LOST}", found.lost)),
-            found.map_or_else(String::new, |found| (found.live + found.possible).to_string()),
+            found.map_or_else(String::new, |found| found.possible.to_string()),
+            found.map_or_else(String::new, |found| found.live.to_string()),
         ]);
     }
     progress(&format!("beside, {} blocks done", size.blocks));
