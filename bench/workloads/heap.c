@@ -15,6 +15,7 @@
  *   --order  allocation  the list's links follow the order of allocation
  *            shuffled    they are in random order
  *            graph       the same, and each block points to three others at random
+ *   --stack  KiB of address space for the stack of each thread but the main one (256)
  *   --huge   its memory is to be in huge pages (one thread only)
  *   --serve  another thread answers requests of 64 bytes on a TCP port, and writes to 16 pages for each
  *   --once   prints its result and ends; under LeakSanitizer, after a check with `check_ns`
@@ -39,7 +40,7 @@
 #define CALL __attribute__((noinline, noclone, noipa))
 #define PAGE 4096u
 
-enum { SLOTS = 64, GRAPH_POINTERS = 3, STACK = 256 << 10, REQUEST = 64, PAGES_PER_REQUEST = 16 };
+enum { SLOTS = 64, GRAPH_POINTERS = 3, REQUEST = 64, PAGES_PER_REQUEST = 16 };
 
 struct node {
     struct node *next;
@@ -57,10 +58,10 @@ struct worker {
 };
 
 static struct {
-    size_t mib, blocks, size, threads, lost, churn;
+    size_t mib, blocks, size, threads, stack, lost, churn;
     const char *order;
     int busy, huge, serve, once;
-} opt = {.mib = 256, .size = 200, .threads = 1, .order = "allocation"};
+} opt = {.mib = 256, .size = 200, .threads = 1, .stack = 256, .order = "allocation"};
 
 static struct worker *workers; /* a mapping */
 static struct node *volatile main_list;
@@ -357,6 +358,7 @@ static void parse(int argc, char **argv) {
         else if (!strcmp(name, "--blocks")) opt.blocks = number(argv[i]);
         else if (!strcmp(name, "--size")) opt.size = number(argv[i]);
         else if (!strcmp(name, "--threads")) opt.threads = number(argv[i]);
+        else if (!strcmp(name, "--stack")) opt.stack = number(argv[i]);
         else if (!strcmp(name, "--lost")) opt.lost = number(argv[i]);
         else if (!strcmp(name, "--churn")) opt.churn = number(argv[i]);
         else if (!strcmp(name, "--order")) opt.order = argv[i];
@@ -404,7 +406,7 @@ int main(int argc, char **argv) {
     began = nanoseconds();
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
-    pthread_attr_setstacksize(&attributes, STACK);
+    pthread_attr_setstacksize(&attributes, opt.stack << 10);
     start_workers(&attributes);
     unsigned port = opt.serve ? start_server(&attributes) : 0;
     print_ready(port);

@@ -14,6 +14,9 @@ const SHAPES: [(&str, &str); 3] = [
     ("lists in random order", "shuffled"),
     ("the same, each block points to 3 others", "graph"),
 ];
+/// A small heap, and threads with as much room for their stacks as there usually is.
+const STACKS: (&str, [&str; 6]) =
+    ("16 MiB, 500 threads with stacks of 8 MiB", ["--mib", "16", "--threads", "500", "--stack", "8192"]);
 const ROUNDS: usize = 3;
 /// Sizes in MiB with their rounds.
 const SIZES: [(u64, usize); 5] = [(256, 3), (1024, 3), (2048, 2), (4096, 2), (8192, 1)];
@@ -26,7 +29,8 @@ const ABOUT: &str = "\
 Milliseconds for a heap of live blocks of 200 bytes (208 with glibc's own 8 and rounding), linked in one list. `scan_ms` is \
 what leakscope says it took to follow the pointers; the whole command is what the user waits for: also the snapshot, \
 listing the blocks from glibc's structures and the report. Memory is the peak of leakscope's own resident memory, as the \
-kernel counts it, less that of a scan of the same program with hardly a block.";
+kernel counts it, less that of a scan of the same program with hardly a block. The last row is of a heap that is next to \
+nothing, in a process with many threads, whose stacks are hardly used.";
 
 const ABOUT_LINEAR: &str = "\
 The same by size, lists in random order, the worse case. Milliseconds per GiB.";
@@ -65,6 +69,8 @@ fn shapes(bench: &Bench) -> Result<Section> {
     for (name, order) in SHAPES {
         heaps.push((name, bench.heap(&["--mib", &mib.to_string(), "--order", order])?, Vec::<Scan>::new()));
     }
+    let (name, arguments) = STACKS;
+    heaps.push((name, bench.heap(&arguments)?, Vec::new()));
     let order: Vec<usize> = (0..heaps.len()).collect();
     for round in 0..bench.rounds(ROUNDS) {
         for index in rotated(&order, round) {
@@ -86,6 +92,9 @@ fn shapes(bench: &Bench) -> Result<Section> {
             format!("{memory:.1} MiB"),
             number(memory * 1048576.0 / blocks, 2, false),
         ]);
+        if *name == STACKS.0 {
+            continue;
+        }
         let bound = |what: &str, limit, measured, unit| Bound {
             name: format!("{}, {name}: {what}", gib(mib)),
             limit,
