@@ -109,6 +109,7 @@ pub(crate) fn scan_once(
             Some(Err((path, source))) => return Err(Error::HeapFile { pid, path, source }),
             None => None,
         };
+        let frozen = Instant::now();
         let listing = listing::list(&snapshot, traced.as_ref())?;
         if !listing.torn.is_empty() && attempt < ATTEMPTS {
             drop(snapshot);
@@ -119,7 +120,8 @@ pub(crate) fn scan_once(
         let source = snapshot.source;
         let pause = snapshot.pause;
         let over_time = report::OverTime { earlier, keep };
-        let mut made = report::make(&snapshot, listing, traced.as_ref(), options, over_time, progress)?;
+        let mut made =
+            report::make(&snapshot, listing, traced.as_ref(), frozen, options, over_time, progress)?;
         drop(snapshot);
         let report = &mut made.report;
         report.pause = pause.or_else(|| (source == Source::Stopped).then(|| began.elapsed()));
@@ -145,8 +147,9 @@ pub fn core(
     progress: Option<OnProgress<'_>>,
 ) -> Result<LeakReport, Error> {
     let snapshot = core_file::open(path, executable, root)?;
+    let began = Instant::now();
     let listing = listing::list(&snapshot, None)?;
-    Ok(report::make(&snapshot, listing, None, options, report::OverTime::default(), progress)?.report)
+    Ok(report::make(&snapshot, listing, None, began, options, report::OverTime::default(), progress)?.report)
 }
 
 /// Examines a snapshot that the caller has taken, such as of a process at its end.
@@ -159,6 +162,7 @@ pub fn snapshot(
     options: &Options,
     progress: Option<OnProgress<'_>>,
 ) -> Result<LeakReport, Error> {
+    let began = Instant::now();
     let listing = listing::list(snapshot, traced)?;
-    Ok(report::make(snapshot, listing, traced, options, report::OverTime::default(), progress)?.report)
+    Ok(report::make(snapshot, listing, traced, began, options, report::OverTime::default(), progress)?.report)
 }

@@ -23,8 +23,12 @@ pub(crate) struct Listing {
     pub(crate) blocks: Blocks,
     /// Where the allocator keeps blocks; other words there are no roots.
     pub(crate) areas: Vec<Range<u64>>,
-    /// Indices of blocks that are no leaks whatever points to them.
+    /// Other memory that is no root: the allocator's own structures, stacks of threads that have ended.
+    pub(crate) no_roots: Vec<Range<u64>>,
+    /// Indices of blocks that are no leaks whatever points to them, sorted.
     pub(crate) held: Vec<usize>,
+    /// Those of them that are the C library's own, sorted: not the program's, and not reported at all.
+    pub(crate) own: Vec<usize>,
     pub(crate) source: BlockSource,
     pub(crate) notes: Vec<String>,
     /// What was inconsistent, since somebody was at work on it.
@@ -85,17 +89,22 @@ fn add_unwalked(builder: &mut BlocksBuilder, heap: &Heap, traced: &Traced) {
 
 fn finish(builder: BlocksBuilder, heap: Heap, strange: Vec<u64>, source: BlockSource) -> Listing {
     let blocks = builder.finish();
+    let indices = |addresses: &mut dyn Iterator<Item = u64>| {
+        let index = |address| {
+            blocks
+                .find(address)
+                .filter(|&index| blocks.get(index).is_some_and(|block| block.address == address))
+        };
+        let mut indices: Vec<usize> = addresses.filter_map(index).collect();
+        indices.sort_unstable();
+        indices.dedup();
+        indices
+    };
+    let own = indices(&mut heap.own.iter().copied().chain(strange.iter().copied()));
     let ambiguous = heap.ambiguous.iter().map(|block| block.address);
-    let addresses = heap.own.iter().copied().chain(ambiguous).chain(strange);
-    let mut held: Vec<usize> = addresses
-        .filter_map(|address| {
-            let index = blocks.find(address)?;
-            blocks.get(index).is_some_and(|block| block.address == address).then_some(index)
-        })
-        .collect();
-    held.sort_unstable();
-    held.dedup();
-    Listing { blocks, areas: heap.areas, held, source, notes: heap.notes, torn: heap.torn }
+    let held = indices(&mut heap.own.iter().copied().chain(strange.iter().copied()).chain(ambiguous));
+    let no_roots = heap.states.into_iter().chain(heap.dead_stacks).collect();
+    Listing { blocks, areas: heap.areas, no_roots, held, own, source, notes: heap.notes, torn: heap.torn }
 }
 
 fn recorded_alone(snapshot: &Snapshot, traced: &Traced, why: Option<String>) -> Listing {
@@ -127,7 +136,9 @@ fn recorded_alone(snapshot: &Snapshot, traced: &Traced, why: Option<String>) -> 
     Listing {
         blocks: builder.finish(),
         areas,
+        no_roots: Vec::new(),
         held: Vec::new(),
+        own: Vec::new(),
         source: BlockSource::Tracer,
         notes,
         torn: Vec::new(),

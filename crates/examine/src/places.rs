@@ -97,7 +97,7 @@ impl Places {
                 label,
                 sp: thread.registers.sp,
                 pointer: thread.registers.thread_pointer,
-                words: roots::registers(snapshot, thread).count(),
+                words: roots::registers(thread).count(),
                 frames,
                 variables: local.of(&*snapshot.memory, thread),
             };

@@ -39,17 +39,17 @@ pub(crate) struct Made {
     pub(crate) kept: Option<Kept>,
 }
 
-/// Scans a snapshot and reports.
+/// Scans a snapshot, whose blocks began to be listed at `began`, and reports.
 pub(crate) fn make(
     snapshot: &Snapshot,
     listing: Listing,
     traced: Option<&Traced>,
+    began: Instant,
     options: &Options,
     over_time: OverTime<'_>,
     progress: Option<OnProgress<'_>>,
 ) -> Result<Made, Error> {
-    let began = Instant::now();
-    let mut roots = roots::roots(snapshot, traced);
+    let mut roots = roots::roots(snapshot, traced, &listing.no_roots);
     roots.blocks = listing.held;
     let heap = Heap {
         memory: &*snapshot.memory,
@@ -80,7 +80,7 @@ pub(crate) fn make(
     );
 
     let mut collector = Collector::default();
-    let found = found_blocks(&listing.blocks, &findings, &types, traced);
+    let found = found_blocks(&listing.blocks, &findings, &listing.own, &types, traced);
     found.for_each(|block| collector.add(&block));
     let wanted = collector.stacks(|kind| kind != Kind::Reachable || options.shown.contains(kind));
     let (stacks, missing) = match traced {
@@ -95,7 +95,7 @@ pub(crate) fn make(
         let before = over_time.earlier.map_or(&none, |earlier| &earlier.history);
         let elapsed = over_time.earlier.map_or(Duration::ZERO, |earlier| began.duration_since(earlier.at));
         let history = before.with(&merged.records, elapsed);
-        let found = found_blocks(&listing.blocks, &findings, &types, traced);
+        let found = found_blocks(&listing.blocks, &findings, &listing.own, &types, traced);
         let found = retention::retention(found, &merged, traced, options.referenced.as_ref(), &history);
         (Some(found), history)
     } else {
@@ -115,7 +115,7 @@ pub(crate) fn make(
     drop(pointers);
     let lost = match over_time.earlier {
         Some(earlier) => {
-            let found = found_blocks(&listing.blocks, &findings, &types, traced);
+            let found = found_blocks(&listing.blocks, &findings, &listing.own, &types, traced);
             let lost = found.filter_map(|block| Some((merged.record_of(&block)?, block)));
             lost_since(earlier, lost, snapshot, &places, &listing.blocks, options, began)
         }
@@ -168,15 +168,20 @@ pub(crate) fn make(
     Ok(Made { report, lost, kept })
 }
 
-/// All blocks with what was found about them.
+/// All blocks but those of the C library's own (indices, sorted), with what was found about them.
 fn found_blocks<'a>(
     blocks: &'a Blocks,
     findings: &'a Findings,
+    own: &'a [usize],
     types: &'a Types,
     traced: Option<&'a Traced>,
 ) -> impl Iterator<Item = FoundBlock> + use<'a> {
     let now = traced.map_or(0, |traced| traced.heap.tick);
+    let mut own = own.iter().copied().peekable();
     blocks.iter().enumerate().filter_map(move |(index, block)| {
+        if own.next_if_eq(&index).is_some() {
+            return None;
+        }
         let kind = findings.kind(index)?;
         let indirect = if kind == Kind::Definite { findings.indirect(index) } else { Default::default() };
         let recorded = traced.and_then(|traced| traced.block(block.address));

@@ -4,9 +4,9 @@
 //!   mapped itself, shared memory;
 //! * of a thread's stack only what lies above its stack pointer, and the red zone below: further down are remains of
 //!   calls that have returned, which would hide leaks at random;
-//! * the registers of all threads.
+//! * the registers of all threads, those for vectors too.
 //!
-//! Not roots: device memory, and what the tracer keeps in the process for itself.
+//! Not roots: device memory, the allocator's own structures, and what the tracer keeps in the process for itself.
 
 use crate::traced::{Traced, is_arena};
 use leakscope_reach::Roots;
@@ -15,20 +15,18 @@ use std::ops::Range;
 
 /// Bytes below the stack pointer that a function may use (System V ABI, x86-64).
 const RED_ZONE: u64 = 128;
-/// A `syscall` instruction, which a thread in a system call has behind it.
-const SYSCALL: [u8; 2] = [0x0f, 0x05];
 
-/// The roots of a snapshot; those among blocks are added by whoever knows them.
-pub(crate) fn roots(snapshot: &Snapshot, traced: Option<&Traced>) -> Roots {
-    let mut left_out: Vec<Range<u64>> =
-        snapshot.threads.iter().filter_map(|thread| dead_stack(snapshot, thread)).collect();
+/// The roots of a snapshot but for the memory in `left_out`; those among blocks are added by whoever knows them.
+pub(crate) fn roots(snapshot: &Snapshot, traced: Option<&Traced>, left_out: &[Range<u64>]) -> Roots {
+    let mut left_out = left_out.to_vec();
+    left_out.extend(snapshot.threads.iter().filter_map(|thread| dead_stack(snapshot, thread)));
     if let Some(traced) = traced {
         left_out.extend(traced.own.iter().cloned());
     }
     left_out.sort_unstable_by_key(|range| range.start);
     let memory = snapshot.mappings.iter().filter(|mapping| is_root(snapshot, mapping));
     let ranges = memory.flat_map(|mapping| without(mapping.start..mapping.end, &left_out)).collect();
-    let words = snapshot.threads.iter().flat_map(|thread| registers(snapshot, thread)).collect();
+    let words = snapshot.threads.iter().flat_map(registers).collect();
     Roots { ranges, words, ..Roots::default() }
 }
 
@@ -56,15 +54,9 @@ pub(crate) fn mapping_at(mappings: &[Mapping], address: u64) -> Option<&Mapping>
     behind.checked_sub(1).and_then(|index| mappings.get(index)).filter(|mapping| address < mapping.end)
 }
 
-/// What a thread holds in registers. In a system call the vector registers hold nothing of use: every function may
-/// overwrite them, and so does the one that made the call.
-pub(crate) fn registers<'a>(snapshot: &Snapshot, thread: &'a Thread) -> impl Iterator<Item = u64> + use<'a> {
-    let registers = &thread.registers;
-    let mut before = [0; 2];
-    let in_syscall =
-        snapshot.memory.read_exact(registers.pc.wrapping_sub(2), &mut before) && before == SYSCALL;
-    let vector = if in_syscall { &[][..] } else { &registers.vector };
-    registers.general.iter().chain(vector).copied()
+/// What a thread holds in registers, those for vectors too.
+pub(crate) fn registers(thread: &Thread) -> impl Iterator<Item = u64> + use<'_> {
+    thread.registers.general.iter().chain(&thread.registers.vector).copied()
 }
 
 /// `range` without the parts in `left_out`, which are sorted by their start.
@@ -88,7 +80,7 @@ mod tests {
     use super::*;
     use leakscope_target::{Pieces, Registers, Source};
 
-    fn snapshot(mappings: Vec<Mapping>, threads: Vec<Registers>, memory: Vec<(u64, Vec<u8>)>) -> Snapshot {
+    fn snapshot(mappings: Vec<Mapping>, threads: Vec<Registers>) -> Snapshot {
         Snapshot {
             pid: 1,
             start_ticks: 0,
@@ -97,7 +89,7 @@ mod tests {
             mappings,
             threads: threads.into_iter().map(|registers| Thread { registers, ..Thread::default() }).collect(),
             auxv: Vec::new(),
-            memory: Box::new(Pieces::new(memory)),
+            memory: Box::new(Pieces::default()),
             source: Source::Core,
             pause: None,
             root: "/".into(),
@@ -120,7 +112,7 @@ mod tests {
             writable(0x3000, 0x4000, ""),
             writable(0x6000, 0x8000, "[stack]"),
         ];
-        let roots = roots(&snapshot(mappings, vec![main, other, fiber], Vec::new()), None);
+        let roots = roots(&snapshot(mappings, vec![main, other, fiber]), None, &[]);
         let expected = [0x1000..0x2000, 0x3800 - 128..0x4000, 0x7000 - 128..0x8000];
         assert_eq!(roots.ranges, expected);
     }
@@ -134,17 +126,8 @@ mod tests {
             writable(0x3000, 0x4000, "/lib/a.so"),
             read_only,
         ];
-        let roots = roots(&snapshot(mappings, Vec::new(), Vec::new()), None);
+        let roots = roots(&snapshot(mappings, Vec::new()), None, &[]);
         assert_eq!(roots.ranges, [0x2000..0x3000, 0x3000..0x4000]);
-    }
-
-    #[test]
-    fn vector_registers_of_a_thread_in_a_system_call_are_no_roots() {
-        let calling = Registers { pc: 0x1002, general: vec![1], vector: vec![2], ..Registers::default() };
-        let computing = Registers { pc: 0x1004, general: vec![3], vector: vec![4], ..Registers::default() };
-        let memory = vec![(0x1000, vec![0x0f, 0x05, 0x90, 0x90])];
-        let roots = roots(&snapshot(Vec::new(), vec![calling, computing], memory), None);
-        assert_eq!(roots.words, [1, 3, 4]);
     }
 
     #[test]

@@ -190,25 +190,37 @@ impl Drop for Claim<'_> {
 pub(crate) struct Waits {
     lock: Mutex<()>,
     reaped: Arc<Mutex<Option<i32>>>,
+    /// Whether there ever was a callback.
+    called: AtomicBool,
 }
 
 impl Waits {
-    /// Runs `wait` unless a callback is at work. If `wait` finds nothing, the command may have been reaped by a callback.
-    pub(crate) fn reap(&self, wait: impl FnOnce() -> Option<Ended>) -> Option<Ended> {
+    /// Runs `wait` unless a callback is at work. If `wait` finds nothing, the command may have been reaped by a callback;
+    /// if that did not tell the status, all that is known is that it cannot have ended by itself while it was traced.
+    pub(crate) fn reap(&self, command: u32, wait: impl FnOnce() -> Option<Ended>) -> Option<Ended> {
         let _guard = match self.lock.try_lock() {
             Ok(guard) => guard,
             Err(std::sync::TryLockError::Poisoned(guard)) => guard.into_inner(),
             Err(std::sync::TryLockError::WouldBlock) => return None,
         };
-        wait().or_else(|| {
-            let status = lock(&self.reaped).take()?;
-            Some(if libc::WIFSIGNALED(status) {
-                Ended::Signaled(libc::WTERMSIG(status))
-            } else {
-                Ended::Exited(libc::WEXITSTATUS(status))
-            })
-        })
+        let ended = wait();
+        if ended.is_some() || !self.called.load(Acquire) {
+            return ended;
+        }
+        match lock(&self.reaped).take() {
+            Some(status) if libc::WIFSIGNALED(status) => Some(Ended::Signaled(libc::WTERMSIG(status))),
+            Some(status) => Some(Ended::Exited(libc::WEXITSTATUS(status))),
+            None => (!is_child(command)).then_some(Ended::Signaled(libc::SIGKILL)),
+        }
     }
+}
+
+/// Whether there is a child of this pid, ended or not.
+fn is_child(pid: u32) -> bool {
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: no memory is passed; nothing is reaped.
+    let status = unsafe { libc::waitid(libc::P_PID, pid, std::ptr::null_mut(), options) };
+    status == 0 || std::io::Error::last_os_error().raw_os_error() != Some(libc::ECHILD)
 }
 
 /// A callback that panics leaves nothing half done behind these locks.
@@ -359,6 +371,7 @@ impl Examiner {
 
     fn examine(&mut self, process: ExitingProcess) {
         let guard = lock(&self.waits.lock);
+        self.waits.called.store(true, Release);
         // The release after a panic is the value's drop.
         let outcome = catch_unwind(AssertUnwindSafe(|| (self.at_exit.0)(&process)));
         drop(process);
@@ -414,16 +427,23 @@ mod tests {
     #[test]
     fn nothing_is_reaped_during_a_callback_and_a_status_that_it_took_is_not_lost() {
         let waits = Waits::default();
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let command = child.id();
         {
             let _callback = lock(&waits.lock);
-            assert_eq!(waits.reap(|| unreachable!()), None);
+            assert_eq!(waits.reap(command, || unreachable!()), None);
         }
-        assert_eq!(waits.reap(|| Some(Ended::Exited(3))), Some(Ended::Exited(3)));
+        assert_eq!(waits.reap(command, || Some(Ended::Exited(3))), Some(Ended::Exited(3)));
+        waits.called.store(true, Release);
         *lock(&waits.reaped) = Some(5 << 8);
-        assert_eq!(waits.reap(|| None), Some(Ended::Exited(5)));
-        assert_eq!(waits.reap(|| None), None);
-        *lock(&waits.reaped) = Some(libc::SIGKILL);
-        assert_eq!(waits.reap(|| None), Some(Ended::Signaled(libc::SIGKILL)));
+        assert_eq!(waits.reap(command, || None), Some(Ended::Exited(5)));
+        assert_eq!(waits.reap(command, || None), None);
+        *lock(&waits.reaped) = Some(libc::SIGTERM);
+        assert_eq!(waits.reap(command, || None), Some(Ended::Signaled(libc::SIGTERM)));
+        child.kill().unwrap();
+        assert_eq!(waits.reap(command, || None), None, "still there to be reaped");
+        child.wait().unwrap();
+        assert_eq!(waits.reap(command, || None), Some(Ended::Signaled(libc::SIGKILL)));
     }
 
     #[test]

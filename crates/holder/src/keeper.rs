@@ -44,14 +44,14 @@ impl Keeper {
     }
 
     /// Works until the command has ended, and reaps it.
-    pub(crate) fn run_until_exit(&self, pid: u32, waits: &Waits) -> Ended {
-        let pid = pid as libc::pid_t;
+    pub(crate) fn run_until_exit(&self, command: u32, waits: &Waits) -> Ended {
+        let pid = command as libc::pid_t;
         let mut pause = BUSY;
         loop {
             match signals::wait(pause) {
                 // Without a signal too: it may have come while a callback was at work, or to a thread that drops it.
                 Arrival::Child | Arrival::Nothing => {
-                    if let Some(ended) = waits.reap(|| reap(pid)) {
+                    if let Some(ended) = waits.reap(command, || reap(pid)) {
                         self.advance_clock();
                         return ended;
                     }

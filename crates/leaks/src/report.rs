@@ -18,7 +18,7 @@ pub struct LeakReport {
     pub source: Source,
     /// How long the process stood still; none for a core file and for a process at its own exit.
     pub pause: Option<Duration>,
-    /// How long it took to find what is reachable, after the pause or, without a frozen copy, in it.
+    /// How long it took to list the blocks and to find what is reachable, after the pause or, without a frozen copy, in it.
     pub scan: Duration,
     /// Sums over all blocks of the heap.
     pub summary: Summary,

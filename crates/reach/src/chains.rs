@@ -3,6 +3,7 @@
 use crate::graph::{Edge, Edges, Graph, Hand, Scan};
 use crate::mark::{root_ranges, words_outside};
 use crate::scan::{Heap, Options, prepare};
+use crate::words::places;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
@@ -224,8 +225,15 @@ impl Search<'_> {
                 origins.entry(target).or_insert((origin, pointer));
             }
         });
-        // Chains share their first blocks.
-        let mut fields = HashMap::new();
+        // Chains share blocks, and a large one can hold all that is wanted: each holder is read once.
+        let mut pairs: HashMap<usize, HashSet<usize>> = HashMap::new();
+        for pair in paths.iter().flat_map(|(_, path)| path.windows(2)) {
+            if let &[holder, target] = pair {
+                pairs.entry(holder).or_default().insert(target);
+            }
+        }
+        let fields: HashMap<_, _> =
+            pairs.into_iter().map(|(holder, targets)| (holder, self.fields(holder, &targets))).collect();
         let mut chains = HashMap::new();
         for (index, path) in paths {
             let Some(&(origin, mut pointer)) = path.first().and_then(|first| origins.get(first)) else {
@@ -236,9 +244,9 @@ impl Search<'_> {
                 let start = self.range(block).start;
                 let mut hop = Hop { block, into: pointer.saturating_sub(start), field: None };
                 if let Some(&next) = path.get(at + 1) {
-                    let field = *fields.entry((block, next)).or_insert_with(|| self.field(block, next));
                     // Memory that is not frozen may have changed since; then the chain is gone.
-                    let Some((address, found)) = field else { break };
+                    let found = fields.get(&block).and_then(|fields| fields.get(&next));
+                    let Some(&(address, found)) = found else { break };
                     hop.field = Some(address - start);
                     pointer = found;
                 }
@@ -253,22 +261,28 @@ impl Search<'_> {
 
     /// Where in `holder` the first pointer to `target` lies, and that pointer; one to its start if there is any.
     pub(crate) fn field(&mut self, holder: usize, target: usize) -> Option<(u64, u64)> {
-        let range = self.range(holder);
-        let start = self.range(target).start;
-        let mut best: Option<(u64, u64)> = None;
+        self.fields(holder, &HashSet::from([target])).remove(&target)
+    }
+
+    /// Where in `holder` the first pointer to each target lies, and that pointer; one to its start if there is any.
+    fn fields(&mut self, holder: usize, targets: &HashSet<usize>) -> HashMap<usize, (u64, u64)> {
+        let mut fields: HashMap<usize, (u64, u64)> = HashMap::new();
         let mut hand = std::mem::take(&mut self.hand);
-        self.scan.reader.pieces(&range, &mut hand.buffer, |at, bytes| {
-            for (at, pointer) in (at..).step_by(8).zip(self.scan.reader.pointers(bytes)) {
-                if best.is_some_and(|(_, found)| found == start || pointer != start) {
-                    continue;
-                }
+        self.scan.reader.pieces(&self.range(holder), &mut hand.buffer, |at, bytes| {
+            for (at, pointer) in places(at).zip(self.scan.reader.pointers(bytes)) {
                 let edge = self.scan.edge(pointer, &mut hand.scratch);
-                if edge.is_some_and(|edge| edge.target() == target && self.counts(edge)) {
-                    best = Some((at, pointer));
+                let Some(edge) = edge.filter(|&edge| self.counts(edge) && targets.contains(&edge.target()))
+                else {
+                    continue;
+                };
+                let best = fields.entry(edge.target()).or_insert((at, pointer));
+                // Pointers to a block are never below its start.
+                if pointer < best.1 && pointer == self.range(edge.target()).start {
+                    *best = (at, pointer);
                 }
             }
         });
         self.hand = hand;
-        best
+        fields
     }
 }

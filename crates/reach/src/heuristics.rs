@@ -1,6 +1,7 @@
 //! Pointers into the middle of a block that count like one to its start (memcheck's `--leak-check-heuristics`).
 
 use crate::lookup::Hit;
+use crate::words::places;
 use crate::{Block, Blocks, ranges};
 use leakscope_target::{Mapping, Memory};
 use std::collections::HashMap;
@@ -277,8 +278,7 @@ impl<'a> Judge<'a> {
         let mut bytes = [0; (TABLE_WORDS * WORD) as usize];
         let read = self.memory.read(address, &mut bytes);
         let (words, _) = bytes.get(..read).unwrap_or_default().as_chunks::<8>();
-        let words =
-            (address..).step_by(WORD as usize).zip(words.iter().map(|&word| u64::from_ne_bytes(word)));
+        let words = places(address).zip(words.iter().map(|&word| u64::from_ne_bytes(word)));
         let inside = words.take_while(|&(at, _)| ranges::holds(&self.files, at));
         let functions = inside.map(|(_, word)| word).filter(|&word| word != 0);
         let is_table = functions.take(2).filter(|&word| ranges::holds(&self.code, word)).count() == 2;

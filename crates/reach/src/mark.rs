@@ -9,6 +9,7 @@ use crate::Roots;
 use crate::graph::{Edge, Edges, Graph, Hand, Scan};
 use crate::heuristics::zeroes;
 use crate::ranges;
+use crate::words::places;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -168,7 +169,7 @@ pub(crate) fn words_outside(
     mut take: impl FnMut(u64, u64, Edge),
 ) {
     let Hand { buffer, scratch, pointers, hits, .. } = hand;
-    let mut places = Vec::new();
+    let mut found_at = Vec::new();
     pointers.clear();
     scan.reader.pieces(range, buffer, |at, bytes| {
         let end = at + bytes.len() as u64;
@@ -176,9 +177,9 @@ pub(crate) fn words_outside(
             let from = from.next_multiple_of(8);
             let to = to.next_multiple_of(8).min(end);
             let words = bytes.get((from - at) as usize..(to.max(from) - at) as usize).unwrap_or_default();
-            for (place, pointer) in (from..).step_by(8).zip(scan.reader.pointers(words)) {
+            for (place, pointer) in places(from).zip(scan.reader.pointers(words)) {
                 if scan.may_hit(pointer) {
-                    places.push(place);
+                    found_at.push(place);
                     pointers.push(pointer);
                 }
             }
@@ -196,7 +197,7 @@ pub(crate) fn words_outside(
         }
         hits.clear();
         scan.blocks.locate_all(pointers, hits);
-        for ((place, pointer), hit) in places.drain(..).zip(pointers.drain(..)).zip(hits.drain(..)) {
+        for ((place, pointer), hit) in found_at.drain(..).zip(pointers.drain(..)).zip(hits.drain(..)) {
             if let Some(hit) = hit {
                 take(place, pointer, scan.edge_to(pointer, hit, scratch));
             }

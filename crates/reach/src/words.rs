@@ -10,6 +10,11 @@ const PAGE: u64 = 4096;
 /// Without mappings to tell, a hole longer than this is taken to have no end.
 const MAX_HOLE: u64 = 1 << 20;
 
+/// The addresses of words from `from` on; wraps around rather than panics at the end of the address space.
+pub(crate) fn places(from: u64) -> impl Iterator<Item = u64> {
+    (0u64..).map(move |word| from.wrapping_add(8 * word))
+}
+
 /// What may be read, and how a word becomes a pointer.
 pub(crate) struct Reader<'a> {
     memory: &'a dyn Memory,

@@ -10,6 +10,7 @@ use crate::guardian::Guardian;
 use crate::inject::{Call, Site};
 use crate::ptrace::{self, Event};
 use crate::reap::{self, Leftover};
+use crate::seccomp::{self, Seen};
 use crate::seize::Stopped;
 use crate::{LiveMemory, Memory};
 use leakscope_proc::{Mapping, maps};
@@ -51,7 +52,7 @@ pub fn freeze(
     let overwritten = prepared.overwritten(&memory).ok_or("its stack cannot be read")?;
     let mut born = None;
     let mut guardian = guardian;
-    let outcome = prepared.run(pid, &mut |child| {
+    let outcome = prepared.run(root, pid, &mut |child| {
         born = Some(child);
         if let Some(guardian) = guardian.as_deref_mut() {
             guardian.tell(child);
@@ -115,7 +116,7 @@ fn lacking(
 ///
 /// # Errors
 /// If it is gone or does not stop; it is dead then.
-pub fn bind(child: u32) -> Result<(), String> {
+pub fn bind(root: &Path, child: u32) -> Result<(), String> {
     let lost = |what: &str| {
         kill(child);
         format!("its copy {what}")
@@ -129,19 +130,23 @@ pub fn bind(child: u32) -> Result<(), String> {
     ptrace::set_options(child, libc::PTRACE_O_EXITKILL | libc::PTRACE_O_TRACESYSGOOD)
         .map_err(|_| lost("was killed at once"))?;
     reached(Step::Bound);
-    let _ = close_descriptors(child, deadline);
+    let _ = close_descriptors(root, child, deadline);
     reached(Step::Ready);
     Ok(())
 }
 
 /// Lets the copy call close_range for everything, unshared: the target's table stays as it is, and nothing is closed
 /// for it. Without that call (before Linux 5.11) the table stays shared, so that what the target closes is closed.
-fn close_descriptors(child: u32, deadline: Instant) -> std::io::Result<()> {
+fn close_descriptors(root: &Path, child: u32, deadline: Instant) -> std::io::Result<()> {
     let registers = ptrace::registers(child)?;
     ptrace::set_signal_mask(child, u64::MAX)?;
     // Its program counter stands behind a `syscall`.
     let (gadget, _) = arch::instruction(&registers);
     let arguments = [0, u64::from(u32::MAX), u64::from(libc::CLOSE_RANGE_UNSHARE), 0];
+    let seen = Seen { number: libc::SYS_close_range, pointer: registers.rip, arguments };
+    if seccomp::check(root, child, &[seen]).is_err() {
+        return Ok(());
+    }
     ptrace::set_registers(child, &arch::calling(&registers, gadget, libc::SYS_close_range, arguments))?;
     let mut calls = 0;
     while calls < 2 {

@@ -20,6 +20,8 @@ pub struct Guardian {
 const FIRST_WAIT: Duration = Duration::from_millis(1);
 const LAST_WAIT: Duration = Duration::from_secs(8);
 const ALL_DONE: u32 = 0;
+/// The guardian's name; the kernel keeps 15 bytes of it.
+pub const NAME: &str = "leakscope-guard";
 
 /// Guardians that had something left to do when leakscope was done with them, to be reaped when they have ended.
 static BUSY: Mutex<Vec<libc::pid_t>> = Mutex::new(Vec::new());
@@ -36,6 +38,8 @@ impl Guardian {
         // which fork of the C library keeps usable, and ends by _exit.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
+            // The connection ends when the last process that has leakscope's end of it does.
+            drop(ours);
             watch(root, target, start, theirs.as_raw_fd());
         }
         (pid > 0).then(|| Guardian { pid, socket: ours.into(), done: true })
@@ -85,12 +89,13 @@ fn has_ended(pid: libc::pid_t, options: libc::c_int) -> bool {
 
 /// The guardian's life.
 fn watch(root: &Path, target: u32, start: u64, socket: libc::c_int) -> ! {
+    let name = [NAME.as_bytes(), b"\0"].concat();
     // SAFETY: calls without memory of ours, except for a live signal set and a name that ends in 0.
     unsafe {
         let mut all: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&raw mut all);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());
-        libc::prctl(libc::PR_SET_NAME, c"leakscope-guard".as_ptr());
+        libc::prctl(libc::PR_SET_NAME, name.as_ptr());
         libc::setsid();
         // Other guardians' connections above all: one ends with the last process that has it.
         libc::dup2(socket, 0);

@@ -35,7 +35,7 @@ pub struct ExitHold {
 /// If it may not be traced, or is not there.
 pub fn hold_at_exit(pid: u32) -> Result<ExitHold, Error> {
     let root = PathBuf::from("/proc");
-    let status = process::check(&root, pid)?;
+    let status = process::check_patiently(&root, pid)?;
     let pid = if status.tgid == 0 { pid } else { status.tgid };
     let (ready, is_ready) = mpsc::channel();
     let (hold, result) = take::start(pid, move |holder| {
@@ -200,11 +200,17 @@ impl Watch {
 
     fn snapshot(&self) -> Result<Snapshot, Error> {
         let held = self.threads.iter().filter(|&(_, &state)| state == State::Held).map(|(&tid, _)| tid);
+        let mut buffer = vec![0; arch::EXTENDED_STATE_LIMIT];
         let threads: Vec<Stopped> = held
             .filter_map(|tid| {
                 let registers = ptrace::registers(tid).ok()?;
-                let extended = ptrace::register_set(tid, arch::EXTENDED_STATE, arch::EXTENDED_STATE_LIMIT);
-                Some(Stopped { tid, registers, extended: extended.unwrap_or_default() })
+                // Who ends by himself has called a function for it, and all functions may overwrite vector registers: what
+                // is in them is left over. Those that are ended with him held what they held.
+                let extended = match arch::exits(&registers) {
+                    Some(_) => Vec::new(),
+                    None => ptrace::register_set(tid, arch::EXTENDED_STATE, &mut buffer).unwrap_or_default(),
+                };
+                Some(Stopped { tid, registers, extended })
             })
             .collect();
         let bearer = process::bearer(&self.root, self.pid);

@@ -26,9 +26,6 @@ pub struct SnapshotOptions {
     pub mode: Mode,
     /// How long the process may stand still by prediction; None for any time. Not looked at with [`Mode::Stop`].
     pub max_pause: Option<Duration>,
-    /// Make calls in a process that confines its system calls by seccomp even if its filter cannot be read. If the
-    /// filter forbids them, it may kill the process.
-    pub trust_seccomp: bool,
 }
 
 impl Default for SnapshotOptions {
@@ -38,7 +35,6 @@ impl Default for SnapshotOptions {
             cgroup_root: "/sys/fs/cgroup".into(),
             mode: Mode::Auto,
             max_pause: Some(Duration::from_millis(100)),
-            trust_seccomp: false,
         }
     }
 }

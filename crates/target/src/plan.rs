@@ -32,7 +32,7 @@ const HUGE_MATTERS: u64 = 64 << 20;
 /// Decides.
 pub fn make(pid: u32, options: &SnapshotOptions) -> Result<Plan, Error> {
     let root = &options.proc_root;
-    let status = process::check(root, pid)?;
+    let status = process::check_patiently(root, pid)?;
     let pid = if status.tgid == 0 { pid } else { status.tgid };
     if pid == std::process::id() {
         return Err(crate::permission::explain(
@@ -52,8 +52,7 @@ pub fn make(pid: u32, options: &SnapshotOptions) -> Result<Plan, Error> {
     }
     let status = leakscope_proc::status(root, bearer)?;
     let rollup = leakscope_proc::rollup(root, bearer).unwrap_or_default();
-    let reason =
-        against_copy(root, bearer, &status, options).or_else(|| too_dear(pid, &status, &rollup, options));
+    let reason = against_copy(root, bearer, &status).or_else(|| too_dear(pid, &status, &rollup, options));
     let reason = match reason {
         Some(reason) if options.mode == Mode::Auto || reason.forbids => Some(reason.text),
         _ => {
@@ -76,13 +75,24 @@ pub fn make(pid: u32, options: &SnapshotOptions) -> Result<Plan, Error> {
     }
 }
 
+/// Changes the plan to letting the process stand still, for a reason that has turned up.
+pub fn give_copy_up(plan: &mut Plan, options: &SnapshotOptions, reason: &str) -> Result<(), Error> {
+    if options.mode == Mode::Fork {
+        return Err(Error::CannotFork { pid: plan.pid, reason: reason.into() });
+    }
+    allow_stop(plan.pid, &options.proc_root, options)?;
+    plan.site = None;
+    plan.notes.push(stopped_because(reason));
+    Ok(())
+}
+
 /// The note of a process that is stopped though nobody asked for that.
-pub fn stopped_because(reason: &str) -> String {
+fn stopped_because(reason: &str) -> String {
     format!("the process stands still while it is read, rather than being copied: {reason}")
 }
 
 /// Checks that a process may stand still as long as reading it will take.
-pub fn allow_stop(pid: u32, root: &Path, options: &SnapshotOptions) -> Result<(), Error> {
+fn allow_stop(pid: u32, root: &Path, options: &SnapshotOptions) -> Result<(), Error> {
     let bytes =
         leakscope_proc::status(root, process::bearer(root, pid)).map_or(0, |status| status.anonymous_bytes);
     within_limit(pid, Duration::from_secs_f64(bytes as f64 * PER_STOPPED_BYTE), options)
@@ -110,13 +120,11 @@ struct Reason {
 }
 
 /// Why a process cannot be copied.
-fn against_copy(root: &Path, pid: u32, status: &Status, options: &SnapshotOptions) -> Option<Reason> {
+fn against_copy(root: &Path, pid: u32, status: &Status) -> Option<Reason> {
     let text = if process::is_32_bit(root, pid) {
         "it is a 32-bit program"
     } else if status.shadow_stack {
         "it has a shadow stack (CET), which a call from outside would violate"
-    } else if crate::seccomp::confines(root, pid, status) && !options.trust_seccomp {
-        "it confines its system calls (seccomp), and its filter cannot be read to see that it allows the copy"
     } else {
         return None;
     };

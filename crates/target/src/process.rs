@@ -4,6 +4,7 @@ use crate::Error;
 use leakscope_proc::Status;
 use std::io::Read;
 use std::path::Path;
+use std::time::Duration;
 
 /// Checks that there is such a process and that it has memory and no tracer.
 pub fn check(root: &Path, pid: u32) -> Result<Status, Error> {
@@ -18,6 +19,22 @@ pub fn check(root: &Path, pid: u32) -> Result<Status, Error> {
         tracer_name: String::from_utf8_lossy(&name).escape_debug().to_string(),
     })
 }
+
+/// As [`check`], but waits for a guardian that traces it for a moment to clean up after an earlier snapshot.
+pub fn check_patiently(root: &Path, pid: u32) -> Result<Status, Error> {
+    for _ in 0..GUARDIAN_ROUNDS {
+        match check(root, pid) {
+            Err(Error::AlreadyTraced { tracer_name, .. }) if tracer_name == crate::guardian::NAME => {}
+            result => return result,
+        }
+        std::thread::sleep(ROUND);
+    }
+    check(root, pid)
+}
+
+/// How long a guardian is waited for.
+const GUARDIAN_ROUNDS: u32 = 2000;
+pub const ROUND: Duration = Duration::from_millis(1);
 
 /// Checks that there is such a process and that it has memory.
 pub fn exists(root: &Path, pid: u32) -> Result<Status, Error> {

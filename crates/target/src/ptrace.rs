@@ -92,12 +92,10 @@ pub fn set_registers(tid: u32, registers: &UserRegisters) -> io::Result<()> {
 
 const NT_PRSTATUS: usize = 1;
 
-/// One of the register sets of a stopped thread (elf.h, `NT_*`), as many bytes as it has, at most `limit`.
-pub fn register_set(tid: u32, set: usize, limit: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; limit];
-    let length = get_set(tid, set, bytes.as_mut_ptr().cast(), limit)?;
-    bytes.truncate(length);
-    Ok(bytes)
+/// One of the register sets of a stopped thread (elf.h, `NT_*`), as many bytes as it has, at most as fit `buffer`.
+pub fn register_set(tid: u32, set: usize, buffer: &mut [u8]) -> io::Result<Vec<u8>> {
+    let length = get_set(tid, set, buffer.as_mut_ptr().cast(), buffer.len())?;
+    Ok(buffer.get(..length).unwrap_or(&[]).to_vec())
 }
 
 fn get_set(tid: u32, set: usize, base: *mut libc::c_void, length: usize) -> io::Result<usize> {
@@ -199,4 +197,19 @@ pub fn restartable_sequences(tid: u32) -> Option<Option<u64>> {
     call(libc::PTRACE_GET_RSEQ_CONFIGURATION, tid, size, &raw mut configuration as usize).ok()?;
     let [pointer, ..] = configuration;
     Some((pointer != 0).then_some(pointer))
+}
+
+/// `PTRACE_SECCOMP_GET_FILTER` of linux/ptrace.h.
+const SECCOMP_GET_FILTER: libc::c_uint = 0x420c;
+
+/// One of the seccomp filters of a stopped thread, the latest first.
+pub fn seccomp_filter(tid: u32, index: usize) -> io::Result<Vec<(u16, u8, u8, u32)>> {
+    let count = call(SECCOMP_GET_FILTER, tid, index, 0)?;
+    // SAFETY: plain numbers, for which zeros are valid.
+    let empty: libc::sock_filter = unsafe { std::mem::zeroed() };
+    // A filter does not change, and has at most 4096 instructions.
+    let mut filter = vec![empty; usize::try_from(count).unwrap_or(0).max(1 << 12)];
+    let count = call(SECCOMP_GET_FILTER, tid, index, filter.as_mut_ptr() as usize)?;
+    filter.truncate(usize::try_from(count).unwrap_or(0));
+    Ok(filter.iter().map(|one| (one.code, one.jt, one.jf, one.k)).collect())
 }

@@ -85,7 +85,7 @@ pub fn reap(root: &Path, pid: u32, leftover: Leftover) -> bool {
             let suited = |thread: &Stopped| !gentle || arch::doing(&thread.registers) != Doing::Remembered;
             if threads.iter().all(suited)
                 && let Some(prepared) = site.prepare(root, bearer, &threads, false, call)
-                && prepared.run(bearer, &mut |_| {}).is_ok()
+                && prepared.run(root, bearer, &mut |_| {}).is_ok()
                 && gone()
             {
                 return true;
@@ -96,7 +96,7 @@ pub fn reap(root: &Path, pid: u32, leftover: Leftover) -> bool {
     if let Ok(threads) = group.registers()
         && let Some(prepared) = site.prepare(root, bearer, &threads, true, call)
     {
-        let _ = prepared.run(bearer, &mut |_| {});
+        let _ = prepared.run(root, bearer, &mut |_| {});
     }
     gone()
 }

@@ -31,6 +31,8 @@ pub struct Group {
 
 /// How often the list of threads is read again while new ones keep appearing.
 const MOST_ROUNDS: u32 = 1000;
+/// How often a refusal is taken for a guardian's doing.
+const MOST_REFUSALS: u32 = 50;
 /// How often threads are looked at before whoever waits takes a nap, and for how long.
 const EAGER_LOOKS: u32 = 16;
 const NAP: Duration = Duration::from_micros(20);
@@ -90,7 +92,7 @@ impl Group {
             if self.threads.contains_key(&tid) {
                 continue;
             }
-            match ptrace::seize(tid, libc::PTRACE_O_TRACESYSGOOD) {
+            match self.seize(tid) {
                 Ok(()) => {
                     self.threads.insert(tid, None);
                     new += 1;
@@ -101,6 +103,29 @@ impl Group {
             }
         }
         Ok(new)
+    }
+
+    /// A guardian may be at work, for a moment.
+    fn seize(&self, tid: u32) -> std::io::Result<()> {
+        for _ in 0..MOST_REFUSALS {
+            match ptrace::seize(tid, libc::PTRACE_O_TRACESYSGOOD) {
+                Err(error) if error.raw_os_error() == Some(libc::EPERM) && !self.has_ended(tid) => {
+                    if self.is_hopeless() {
+                        return Err(error);
+                    }
+                    std::thread::sleep(process::ROUND);
+                }
+                result => return result,
+            }
+        }
+        ptrace::seize(tid, libc::PTRACE_O_TRACESYSGOOD)
+    }
+
+    /// Whether it is refused for a reason that stays: other processes than a guardian trace it, or it may not be
+    /// looked at at all.
+    fn is_hopeless(&self) -> bool {
+        LiveMemory::open_under(&self.root, self.pid).is_err()
+            || process::check_patiently(&self.root, self.pid).is_err()
     }
 
     fn state(&self, tid: u32) -> Option<u8> {
@@ -186,9 +211,10 @@ impl Group {
     /// The registers of all threads.
     pub fn registers(&self) -> Result<Vec<Stopped>, Error> {
         let stopped = self.threads.iter().filter_map(|(&tid, &registers)| Some((tid, registers?)));
+        let mut buffer = vec![0; arch::EXTENDED_STATE_LIMIT];
         let all: Vec<Stopped> = stopped
             .map(|(tid, registers)| {
-                let extended = ptrace::register_set(tid, arch::EXTENDED_STATE, arch::EXTENDED_STATE_LIMIT);
+                let extended = ptrace::register_set(tid, arch::EXTENDED_STATE, &mut buffer);
                 Stopped { tid, registers, extended: extended.unwrap_or_default() }
             })
             .collect();

@@ -10,7 +10,7 @@ use crate::guardian::Guardian;
 use crate::plan::{self, Plan};
 use crate::reap::{self, Leftover};
 use crate::seize::{Group, Stopped};
-use crate::{Error, LiveMemory, Memory, Mode, Snapshot, SnapshotOptions, Source, Thread, arch};
+use crate::{Error, LiveMemory, Memory, Snapshot, SnapshotOptions, Source, Thread, arch};
 use leakscope_proc::{Mapping, maps};
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -120,10 +120,15 @@ fn take(mut plan: Plan, options: &SnapshotOptions, holder: Holder) -> Result<(),
     let (root, pid) = (&options.proc_root, plan.pid);
     let mut guardian = None;
     if plan.site.is_some() {
-        for leftover in reap::leftovers(root, pid) {
-            reap::reap(root, pid, leftover);
+        let left = reap::leftovers(root, pid)
+            .into_iter()
+            .filter(|&leftover| !reap::reap(root, pid, leftover))
+            .count();
+        if left > 0 {
+            plan::give_copy_up(&mut plan, options, "an earlier copy of it has not been reaped yet")?;
+        } else {
+            guardian = Guardian::start(root, pid);
         }
-        guardian = Guardian::start(root, pid);
     }
     let group = Group::stop(root, pid, STOP_TIMEOUT)?;
     reached(Step::Stopped);
@@ -142,12 +147,10 @@ fn take(mut plan: Plan, options: &SnapshotOptions, holder: Holder) -> Result<(),
             }
             result
         }
-        Err(reason) if options.mode == Mode::Auto => {
-            plan::allow_stop(pid, root, options)?;
-            plan.notes.push(plan::stopped_because(&reason));
+        Err(reason) => {
+            plan::give_copy_up(&mut plan, options, &reason)?;
             stopped(plan, options, group, threads, holder)
         }
-        Err(reason) => Err(Error::CannotFork { pid, reason }),
     }
 }
 
@@ -160,7 +163,7 @@ fn forked(
     holder: Holder,
 ) -> Result<(), Error> {
     let (root, pid) = (&options.proc_root, plan.pid);
-    fork::bind(copy.pid).map_err(|reason| Error::CannotFork { pid, reason })?;
+    fork::bind(root, copy.pid).map_err(|reason| Error::CannotFork { pid, reason })?;
     // If memory runs out, the copy is the one to be given up.
     let _ = std::fs::write(root.join(copy.pid.to_string()).join("oom_score_adj"), "1000");
     let mappings = match copy.mappings {

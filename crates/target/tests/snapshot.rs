@@ -17,8 +17,7 @@ fn frozen_memory_stays_while_the_process_runs_on() {
     assert_eq!(snapshot.source, Source::Fork);
     let frozen = (snapshot.memory.word(address).unwrap(), snapshot.memory.word(address + 8).unwrap());
     assert!(frozen.0 - frozen.1 <= 1);
-    let now: u64 = target.ask("value").parse().unwrap();
-    assert!(now > frozen.0);
+    support::eventually("it counts on", || target.ask("value").parse::<u64>().unwrap() > frozen.0);
     assert_eq!(snapshot.memory.word(address), Some(frozen.0));
     assert_eq!(snapshot.threads.len(), 2);
     assert!(snapshot.pause.is_some());
@@ -156,5 +155,30 @@ fn a_process_whose_first_thread_has_ended_is_examined_all_the_same() {
         assert_eq!(snapshot.threads.len(), 1);
     }
     assert_eq!(target.ask("report"), "0");
+    assert_eq!(children(target.pid()), []);
+}
+
+#[test]
+fn a_process_that_would_be_killed_for_a_fork_is_stopped_instead() {
+    let options = SnapshotOptions { max_pause: None, ..SnapshotOptions::default() };
+    let mut target = Target::start("confined", &["kill"]);
+    let taken = snapshot(target.pid(), &options).unwrap();
+    assert_eq!(taken.source, Source::Stopped);
+    assert!(taken.notes[0].contains("seccomp"), "{:?}", taken.notes);
+    drop(taken);
+    assert_eq!(target.ask("hello"), "served");
+    let error = snapshot(target.pid(), &fork()).err().unwrap().to_string();
+    assert!(error.contains("seccomp") && error.contains("--no-fork"), "{error}");
+    assert_eq!(target.ask("hello"), "served");
+
+    let mut target = Target::start("confined", &["allow"]);
+    let taken = snapshot(target.pid(), &options).unwrap();
+    // Reading filters is for the privileged.
+    // SAFETY: getuid has no preconditions.
+    if unsafe { libc::getuid() } == 0 && taken.source != Source::Fork {
+        assert!(taken.notes[0].contains("cannot be read"), "{:?}", taken.notes);
+    }
+    drop(taken);
+    assert_eq!(target.ask("hello"), "served");
     assert_eq!(children(target.pid()), []);
 }

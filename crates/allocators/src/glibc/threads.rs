@@ -3,6 +3,7 @@
 use super::areas::Areas;
 use super::layout::{FLAGS, HEADER, Layout, Tcache};
 use super::lists::{self, Contents};
+use super::stacks;
 use crate::read::{Cache, bytes, word_at};
 use leakscope_target::{Memory, Snapshot, Thread};
 use std::collections::BTreeMap;
@@ -190,7 +191,7 @@ pub(crate) fn loader_blocks(snapshot: &Snapshot, heaps: &Areas) -> Vec<u64> {
     let mut own = Vec::new();
     let mut pointers: Vec<u64> =
         snapshot.threads.iter().map(|thread| thread.registers.thread_pointer).collect();
-    pointers.extend(cached_stacks(snapshot));
+    pointers.extend(stacks::control_blocks(snapshot));
     for pointer in pointers {
         // `tcbhead_t`: on x86-64 the second word is the DTV, on aarch64 the first.
         let place = if cfg!(target_arch = "x86_64") { pointer.checked_add(8) } else { Some(pointer) };
@@ -215,27 +216,4 @@ pub(crate) fn loader_blocks(snapshot: &Snapshot, heaps: &Areas) -> Vec<u64> {
         }
     }
     own
-}
-
-/// Thread control blocks of threads that ended, whose stacks are kept for the next: the table of TLS blocks is kept too.
-fn cached_stacks(snapshot: &Snapshot) -> Vec<u64> {
-    let mut found = Vec::new();
-    // aarch64's control block has no pointer to itself.
-    if !cfg!(target_arch = "x86_64") {
-        return found;
-    }
-    for mapping in &snapshot.mappings {
-        if mapping.inode != 0 || !mapping.writable || mapping.shared || mapping.end - mapping.start < 0x1000 {
-            continue;
-        }
-        // `struct pthread` is the last thing on a stack, under 4 KiB, and aligned to a cache line.
-        let start = mapping.end - 0x1000;
-        let page = bytes(&*snapshot.memory, start, 0x1000);
-        let is_block = |&offset: &usize| {
-            let own = start + offset as u64;
-            word_at(&page, offset) == Some(own) && word_at(&page, offset + 16) == Some(own)
-        };
-        found.extend((0..page.len()).step_by(64).find(is_block).map(|offset| start + offset as u64));
-    }
-    found
 }

@@ -82,6 +82,17 @@ fn examine(way: &str, process: &ExitingProcess, log: &mut std::fs::File) -> Stri
             line += &format!(" later={}", blocks(1234).len());
         }
         "trace" => line += &trace(process),
+        "kill and reap" => {
+            // What a tracer that does not mind whose child it traces comes to.
+            kill(process.pid(), libc::SIGKILL);
+            wait_until("the killed process", || {
+                // SAFETY: no status is asked for.
+                let found = unsafe {
+                    libc::waitpid(process.pid() as i32, std::ptr::null_mut(), libc::__WALL | libc::WNOHANG)
+                };
+                (found != 0).then_some(())
+            });
+        }
         "serve" => line += &serve(process, &blocks(54321)),
         other => panic!("{other}"),
     }
@@ -321,6 +332,13 @@ fn a_callback_that_panics_lets_the_process_go_on() {
 }
 
 #[test]
+fn a_command_that_a_callback_has_reaped_is_not_waited_for_any_more() {
+    let program = compile("exit_is_awaited.c", &["-O0"]);
+    let held = hold("kill and reap", &[program.to_str().unwrap(), "return"]);
+    assert_eq!((held.outcome.code(), held.outcome.out().as_str()), (128 + libc::SIGKILL, "return\n"));
+}
+
+#[test]
 fn a_process_whose_holder_is_killed_ends_by_itself_with_its_own_status() {
     let program = compile("exit_is_awaited.c", &["-O0"]);
     for way in ["hang", "serve and hang"] {
@@ -345,6 +363,10 @@ fn a_process_whose_holder_is_killed_ends_by_itself_with_its_own_status() {
         for pid in processes {
             let path = PathBuf::from(format!("/proc/{pid}"));
             wait_until("the end of all of them", || (!path.exists()).then_some(()));
+        }
+        // Nobody is left to remove the arena, unless another run has found it already.
+        if let Ok(arena) = std::fs::read_link(directory.join("heap")) {
+            let _ = std::fs::remove_file(arena);
         }
     }
 }

@@ -65,7 +65,7 @@ impl Model<'_> {
     fn is_table(&self, address: u64) -> bool {
         let in_file = |at| self.mapping_at(at).is_some_and(|mapping| mapping.readable && mapping.inode != 0);
         let mut functions = 0;
-        for at in (address..).step_by(8).take(20) {
+        for at in (0..20).map(|word| address.wrapping_add(8 * word)) {
             if !address.is_multiple_of(8) || address < 4096 || !in_file(at) {
                 return false;
             }

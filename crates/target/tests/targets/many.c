@@ -81,6 +81,12 @@ int main(int argc, char **argv) {
         memset(uncopied, 0x77, 2 * 4096);
         madvise(uncopied, 2 * 4096, MADV_DONTFORK);
     }
+    if (!strcmp(what, "huge")) {
+        size_t size = 128ul << 20, page = 2ul << 20;
+        char *block = aligned_alloc(page, size);
+        madvise(block, size, MADV_HUGEPAGE);
+        memset(block, 1, size);
+    }
     if (!strcmp(what, "headless")) {
         pthread_create(&thread, NULL, answers, NULL);
         pthread_exit(NULL);

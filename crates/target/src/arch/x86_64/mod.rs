@@ -12,5 +12,7 @@ pub use syscalls::*;
 
 /// The register set of the extended (vector) state, `NT_X86_XSTATE` of elf.h.
 pub const EXTENDED_STATE: usize = 0x202;
+/// The architecture as seccomp filters see it, `AUDIT_ARCH_X86_64`.
+pub const AUDIT: u32 = 0xc000_003e;
 /// More than any processor's extended state, AMX tiles included.
 pub const EXTENDED_STATE_LIMIT: usize = 16 << 10;
