@@ -42,6 +42,17 @@ fn other_kinds_are_shown_if_asked_for_with_who_holds_them_but_suppressed_records
 }
 
 #[test]
+fn that_nothing_grows_is_only_said_if_it_can_be_known() {
+    let mut scan = scan();
+    let retention = |seen| Some(Retention { seen, scans: 1, ..Retention::default() });
+    scan.retention = retention(Duration::ZERO);
+    assert!(plain(&scan).contains("cannot tell; --every scans again."), "{}", plain(&scan));
+    scan.retention = retention(Duration::from_secs(3_600));
+    let expected = "No reachable memory keeps growing, judged over 1 h 0 min of allocations.";
+    assert!(plain(&scan).contains(expected), "{}", plain(&scan));
+}
+
+#[test]
 fn the_verdict_is_true_where_less_is_lost() {
     let mut scan = scan();
     scan.summary.definite = Amount::default();

@@ -24,6 +24,10 @@ pub(super) fn write(
         scans => format!("{} and {scans} scans", duration(retention.seen.as_secs_f64())),
     };
     let answer = match retention.records.len() {
+        0 if retention.seen.is_zero() => {
+            "Whether reachable memory grows, one scan of a process that is not traced cannot tell; --every scans again."
+                .to_owned()
+        }
         0 => format!("No reachable memory keeps growing, judged over {over}."),
         records => {
             let records = plural(records as u64, "record");
