@@ -17,7 +17,7 @@ pub use traced::{Traced, own_memory};
 
 use leakscope_leaks::{KindSet, LeakReport, Suppressions};
 use leakscope_reach::OnProgress;
-use leakscope_target::{Snapshot, SnapshotOptions, Source, core_file};
+use leakscope_target::{LiveMemory, Snapshot, SnapshotOptions, Source, core_file};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -66,6 +66,7 @@ impl Default for Options {
 /// # Errors
 /// If it cannot be frozen or read, or its blocks cannot be listed. It runs on unharmed in any case.
 pub fn process(pid: u32, options: &Options, progress: Option<OnProgress<'_>>) -> Result<LeakReport, Error> {
+    refuse_early(pid, &options.snapshot.proc_root)?;
     let mut attempt = 1;
     loop {
         let began = Instant::now();
@@ -96,6 +97,32 @@ pub fn process(pid: u32, options: &Options, progress: Option<OnProgress<'_>>) ->
             ));
         }
         return Ok(report);
+    }
+}
+
+/// Fails if the process's allocator is not understood and no tracer saw its blocks: that is found out while it runs on.
+fn refuse_early(pid: u32, root: &Path) -> Result<(), Error> {
+    // What is wrong with the process itself, the attempt to freeze it says best.
+    let (Ok(memory), Ok(mappings)) = (LiveMemory::open(pid), leakscope_proc::maps(root, pid)) else {
+        return Ok(());
+    };
+    let snapshot = Snapshot {
+        pid,
+        start_ticks: 0,
+        command: Vec::new(),
+        executable: leakscope_proc::executable(root, pid).unwrap_or_default(),
+        mappings,
+        threads: Vec::new(),
+        auxv: Vec::new(),
+        memory: Box::new(memory),
+        source: Source::Stopped,
+        pause: None,
+        root: root.join(pid.to_string()).join("root"),
+        notes: Vec::new(),
+    };
+    match traced::arena_mapping(&snapshot) {
+        Some(_) => Ok(()),
+        None => Ok(leakscope_allocators::check(&snapshot)?),
     }
 }
 

@@ -1,7 +1,7 @@
 //! From blocks to a report: the scan, records, names.
 
 use crate::listing::Listing;
-use crate::traced::Traced;
+use crate::traced::{Traced, is_arena};
 use crate::{Error, Options, modules, roots};
 use leakscope_heapfile::layout::TICK_MS;
 use leakscope_leaks::{
@@ -68,7 +68,7 @@ pub(crate) fn make(
         summary: merged.summary,
         records: merged.records,
         suppressions: merged.suppressions,
-        notes: snapshot.notes.iter().cloned().chain(listing.notes).collect(),
+        notes: snapshot.notes.iter().cloned().chain(shared(snapshot)).chain(listing.notes).collect(),
         missing,
         ..LeakReport::default()
     };
@@ -112,6 +112,20 @@ pub(crate) fn make(
         }
     }
     Ok(report)
+}
+
+/// What a copy of a process's memory does not freeze, in words. The tracer's own arena holds nothing of the process's.
+fn shared(snapshot: &Snapshot) -> Option<String> {
+    let shared = snapshot.mappings.iter().filter(|mapping| mapping.shared && mapping.writable);
+    let others = shared.filter(|mapping| !is_arena(snapshot, mapping));
+    let bytes: u64 = others.map(|mapping| mapping.end.saturating_sub(mapping.start)).sum();
+    (snapshot.source == Source::Fork && bytes > 0).then(|| {
+        format!(
+            "{} KiB of writable memory shared with other processes is not frozen: what is read there may be newer \
+             than the rest",
+            bytes / 1024
+        )
+    })
 }
 
 /// All blocks but those of the C library's own (indices, sorted), with what was found about them.

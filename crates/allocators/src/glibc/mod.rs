@@ -35,9 +35,6 @@ use lists::Cached;
 use part::Part;
 use std::ops::Range;
 
-/// Bytes of `malloc_state` from `system_mem` on: that and `max_system_mem`, its last fields.
-const STATE_TAIL: u64 = 16;
-
 /// What to use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WalkOptions {
@@ -200,6 +197,7 @@ pub fn walk(snapshot: &Snapshot, options: &WalkOptions, mut sink: impl FnMut(Blo
     heap.torn.extend(walked.finish());
     heap.torn.extend(torn.finish());
     check_mapped(&mut heap, &mapped, expected);
+    heap.states.extend(parts.iter().map(Part::state));
     let areas = Areas::new(areas);
     heap.own.extend(threads::loader_blocks(snapshot, &areas));
     heap.dead_stacks = threads::dead_stacks(snapshot);
