@@ -142,9 +142,7 @@ pub fn leaks(args: &Args) -> Result<ExitCode> {
     let report = report?;
     let written = match &args.json {
         Some(Some(path)) => args.write_json(&report, &mut BufWriter::new(report::create(path)?), path),
-        Some(None) => {
-            args.write_json(&report, &mut std::io::stdout().lock(), Path::new("standard output"))
-        }
+        Some(None) => args.write_json(&report, &mut std::io::stdout().lock(), Path::new("standard output")),
         None => {
             let text = args.text(&report, report::has_color(&std::io::stdout()));
             let mut out = std::io::stdout().lock();

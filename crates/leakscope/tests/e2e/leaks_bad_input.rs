@@ -22,7 +22,6 @@ impl Guest {
         Guest(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap())
     }
 
-
     fn pid(&self) -> u32 {
         self.0.id()
     }
