@@ -91,8 +91,8 @@ fn a_single_thread_is_enough_to_find_everything() {
         let (heap, blocks) = walked(&running, &BY_LOOK);
         assert_exact(&running, &heap, &blocks);
         assert_sums(&running, &heap);
-        let by_look = heap.notes.iter().any(|note| note.contains("by its look"));
-        assert_eq!(by_look, threads == "-1", "{:?}", heap.notes);
+        let by_look = heap.located.iter().any(|found| found.contains("by its look"));
+        assert_eq!(by_look, threads == "-1", "{:?}", heap.located);
     }
 }
 

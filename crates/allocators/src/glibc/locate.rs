@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 pub(crate) struct Located {
     pub arena: Arena,
     pub layout: Layout,
-    /// How it was found, for the notes.
+    /// How it was found.
     pub how: &'static str,
 }
 

@@ -17,6 +17,7 @@ mod mmapped;
 mod params;
 mod part;
 mod regions;
+mod stacks;
 mod threads;
 mod version;
 
@@ -84,6 +85,8 @@ pub struct Heap {
     pub arenas: Vec<ArenaSummary>,
     /// All memory of heaps, mmapped chunks' mappings included, by address: words in it outside blocks are not roots.
     pub areas: Vec<Range<u64>>,
+    /// Where and how main arenas were found, for the curious.
+    pub located: Vec<String>,
     /// The structures of arenas that lie outside of `areas` (the main ones): no roots, since what they point at is next
     /// to the end of blocks.
     pub states: Vec<Range<u64>>,
@@ -200,7 +203,7 @@ pub fn walk(snapshot: &Snapshot, options: &WalkOptions, mut sink: impl FnMut(Blo
     heap.states.extend(parts.iter().map(Part::state));
     let areas = Areas::new(areas);
     heap.own.extend(threads::loader_blocks(snapshot, &areas));
-    heap.dead_stacks = threads::dead_stacks(snapshot);
+    heap.dead_stacks = stacks::dead(snapshot);
     heap.own.sort_unstable();
     heap.own.dedup();
     heap.areas = areas.into_ranges();

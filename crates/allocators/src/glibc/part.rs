@@ -60,12 +60,9 @@ impl Part {
             tried,
         })?;
         let layout = located.layout;
-        heap.notes.push(format!(
-            "main_arena of {} was found at {:#x} {}",
-            module.display(),
-            located.arena.address,
-            located.how
-        ));
+        let state = located.arena.address;
+        heap.located.push(format!("main_arena of {} at {state:#x} {}", module.display(), located.how));
+        heap.states.push(state..state.saturating_add(layout.state.size));
         let (ring, closed) = arena::ring(memory, &located.arena, &layout, writable);
         if !closed {
             heap.torn.push("the ring of arenas is not closed".to_owned());

@@ -3,10 +3,10 @@
 use super::areas::Areas;
 use super::layout::{FLAGS, HEADER, Layout, Tcache};
 use super::lists::{self, Contents};
+use super::stacks;
 use crate::read::{Cache, bytes, word_at};
 use leakscope_target::{Memory, Snapshot, Thread};
 use std::collections::BTreeMap;
-use std::ops::Range;
 
 /// Static TLS searched below (x86-64) a thread pointer; programs with large thread-local arrays have it far away.
 const FARTHEST: u64 = 16 << 20;
@@ -191,7 +191,7 @@ pub(crate) fn loader_blocks(snapshot: &Snapshot, heaps: &Areas) -> Vec<u64> {
     let mut own = Vec::new();
     let mut pointers: Vec<u64> =
         snapshot.threads.iter().map(|thread| thread.registers.thread_pointer).collect();
-    pointers.extend(control_blocks(snapshot).into_iter().map(|(_, block)| block));
+    pointers.extend(stacks::control_blocks(snapshot));
     for pointer in pointers {
         // `tcbhead_t`: on x86-64 the second word is the DTV, on aarch64 the first.
         let place = if cfg!(target_arch = "x86_64") { pointer.checked_add(8) } else { Some(pointer) };
@@ -216,51 +216,4 @@ pub(crate) fn loader_blocks(snapshot: &Snapshot, heaps: &Areas) -> Vec<u64> {
         }
     }
     own
-}
-
-/// Stacks, with static TLS, of threads that have ended: glibc keeps the mapping for the next thread, or until somebody
-/// joins this one. What is left there is of no use to anybody. (Its control block, above, may hold the thread's result.)
-pub(crate) fn dead_stacks(snapshot: &Snapshot) -> Vec<Range<u64>> {
-    // `struct pthread`, x86-64, glibc 2.26 to 2.42: the tid, which the kernel clears at the end, and `cancelhandling`,
-    // whose bit says that the thread is on its way out; both are reset before the next thread gets the stack.
-    const TID: u64 = 0x2d0;
-    const CANCELHANDLING: u64 = 0x308;
-    const EXITING: u64 = 0x10;
-    let live: Vec<u64> = snapshot.threads.iter().map(|thread| thread.registers.thread_pointer).collect();
-    if live.contains(&0) {
-        return Vec::new();
-    }
-    let field = |block: u64, offset| snapshot.memory.word(block + offset).map(|word| word & 0xffff_ffff);
-    let has_ended = |block: u64| {
-        !live.contains(&block)
-            && field(block, TID) == Some(0)
-            && field(block, CANCELHANDLING).is_some_and(|state| state & EXITING != 0)
-    };
-    let blocks = control_blocks(snapshot).into_iter().filter(|&(_, block)| has_ended(block));
-    blocks.map(|(start, block)| start..block).collect()
-}
-
-/// Thread control blocks at the end of mappings, where glibc puts those of threads that it makes a stack for: live ones,
-/// and ended ones whose stacks are kept for the next. With each the start of its mapping.
-fn control_blocks(snapshot: &Snapshot) -> Vec<(u64, u64)> {
-    let mut found = Vec::new();
-    // aarch64's control block has no pointer to itself.
-    if !cfg!(target_arch = "x86_64") {
-        return found;
-    }
-    for mapping in &snapshot.mappings {
-        if mapping.inode != 0 || !mapping.writable || mapping.shared || mapping.end - mapping.start < 0x1000 {
-            continue;
-        }
-        // `struct pthread` is the last thing on a stack, under 4 KiB, and aligned to a cache line.
-        let start = mapping.end - 0x1000;
-        let page = bytes(&*snapshot.memory, start, 0x1000);
-        let is_block = |&offset: &usize| {
-            let own = start + offset as u64;
-            word_at(&page, offset) == Some(own) && word_at(&page, offset + 16) == Some(own)
-        };
-        let block = (0..page.len()).step_by(64).find(is_block);
-        found.extend(block.map(|offset| (mapping.start, start + offset as u64)));
-    }
-    found
 }

@@ -108,7 +108,8 @@ static void *brief(void *argument)
 int main(int argc, char **argv)
 {
 #ifdef STATIC
-    void *first = keep(malloc(1), "first");
+    /* Larger than what start-up code has freed again, so behind all that it allocated. */
+    void *first = keep(malloc(5000), "first");
 #endif
     int threads = argc > 1 ? atoi(argv[1]) : 4;
     if (argc > 2 && atoi(argv[2]) == 1) {

@@ -258,6 +258,15 @@ fn disagreements(shape: &Shape, memcheck: &Seen) -> Vec<String> {
     if outcome.code() != 0 {
         return vec![format!("exit status {}: {}", outcome.code(), outcome.err())];
     }
+    // It ends by a system call of its own, past the C library: nothing but a tracer by ptrace from the start would see it.
+    if shape.name == "held_in_the_red_zone" {
+        let said = outcome.err().contains("without coming to an exit that can be examined");
+        return if said {
+            Vec::new()
+        } else {
+            vec![format!("no word of the missing examination: {}", outcome.err())]
+        };
+    }
     let text = match std::fs::read(&json) {
         Ok(text) => text,
         Err(error) => return vec![format!("no JSON ({error}): {}", outcome.err())],
