@@ -74,6 +74,9 @@ pub fn process(pid: u32, options: &Options, progress: Option<OnProgress<'_>>) ->
         let traced = match traced::find(&snapshot) {
             Some(Ok(mut traced)) => {
                 traced.exact = snapshot.source == Source::Stopped;
+                if !traced.exact {
+                    traced.ran_on(began.elapsed());
+                }
                 Some(traced)
             }
             Some(Err((path, source))) => return Err(Error::HeapFile { pid, path, source }),

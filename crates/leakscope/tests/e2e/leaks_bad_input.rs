@@ -167,6 +167,46 @@ fn a_process_that_ends_meanwhile_is_no_disaster() {
 }
 
 #[test]
+fn a_frozen_process_is_named_frozen() {
+    let group =
+        std::path::PathBuf::from(format!("/sys/fs/cgroup/freezer/leakscope-test-{}", std::process::id()));
+    if std::fs::create_dir(&group).is_err() {
+        return skip("cannot make a control group of the freezer (v1)");
+    }
+    let guest = cat();
+    let set = |file: &str, value: &str| std::fs::write(group.join(file), value).unwrap();
+    set("cgroup.procs", &guest.pid().to_string());
+    set("freezer.state", "FROZEN");
+    let refused = leaks(guest.pid(), &[]);
+    set("freezer.state", "THAWED");
+    let thawed = leaks(guest.pid(), &[]);
+    drop(guest);
+    wait_until("the group's end", || std::fs::remove_dir(&group).ok());
+    refuses(&refused, 125, &["frozen by its control group", "thaw"]);
+    assert_eq!(thawed.code(), 0, "{}", thawed.err());
+}
+
+#[test]
+fn of_scans_at_the_same_time_each_succeeds_or_names_the_other() {
+    let server = LeakServer::start(Size::SMALL);
+    std::thread::scope(|scope| {
+        let scans: Vec<_> = (0..4)
+            .map(|_| scope.spawn(|| leaks(server.pid(), &["--json", "--show-leak-kinds=all"])))
+            .collect();
+        for scan in scans {
+            let outcome = scan.join().unwrap();
+            match outcome.code() {
+                1 => server.check(&crate::support::leaks::Leaks::parse(&outcome.stdout)),
+                _ => refuses(&outcome, 125, &["traces it already", "leakscope"]),
+            }
+        }
+    });
+    server.check(&server.scan(&[]));
+    server.is_let_go();
+    server.end();
+}
+
+#[test]
 fn a_pause_beyond_the_limit_is_refused_with_the_figure() {
     let server = LeakServer::start(Size::SMALL);
     let refused = leaks(server.pid(), &["--max-pause", "0"]);

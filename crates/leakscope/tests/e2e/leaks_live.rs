@@ -6,7 +6,7 @@ use crate::support::build::compile;
 use crate::support::cgroup::Cgroup;
 use crate::support::directory::Directory;
 use crate::support::leaks::{Amount, Kind, Leaks};
-use crate::support::process::{Outcome, run};
+use crate::support::process::{Outcome, kill, run};
 use crate::support::random::rounds;
 use crate::support::server::{LeakServer, Size, program};
 use crate::support::traced::{LEAKSCOPE, leakscope};
@@ -58,7 +58,7 @@ fn of_a_million_live_blocks_none_is_reported_and_the_lost_ones_are_found() {
 #[test]
 fn a_busy_process_has_at_most_one_false_leak_for_each_running_thread() {
     let server = LeakServer::start(Size::BUSY);
-    for _ in 0..rounds("LEAKSCOPE_SCAN_ROUNDS", 10) {
+    for _ in 0..rounds("LEAKSCOPE_SCAN_ROUNDS", 5) {
         let leaks = server.scan(&["--max-pause=10000"]);
         server.check(&leaks);
         server.runs();
@@ -86,9 +86,9 @@ fn a_traced_process_shows_where_its_lost_blocks_came_from() {
     let heap = directory.join("heap");
     let prefix: [&OsStr; 5] =
         [LEAKSCOPE.as_ref(), "run".as_ref(), "-o".as_ref(), heap.as_os_str(), "--".as_ref()];
-    for busy in [false, true] {
+    for size in [Size::SMALL, Size::BUSY] {
         let _ = std::fs::remove_file(&heap);
-        let server = LeakServer::start_by(&prefix, Size { busy, ..Size::SMALL });
+        let server = LeakServer::start_by(&prefix, size);
         let leaks = server.scan(&["--max-pause=10000"]);
         server.check(&leaks);
         assert_eq!((leaks.source.snapshot.as_str(), leaks.source.blocks.as_str()), ("fork", "tracer"));
@@ -110,7 +110,7 @@ fn a_traced_process_shows_where_its_lost_blocks_came_from() {
             let blocks = server.lost.iter().filter(|block| block.kind == kind);
             blocks.map(|block| Amount { bytes: block.size, blocks: 1 }).sum()
         };
-        if !busy {
+        if !size.busy {
             for kind in [Kind::Definite, Kind::Indirect] {
                 assert_eq!(lose(kind), planted(kind), "{}", kind.name());
             }
@@ -196,6 +196,96 @@ fn another_users_process_needs_root_and_the_refusal_says_so() {
         assert_eq!(own.code(), 1, "{}", own.err());
     }
     unprepared(server);
+}
+
+#[test]
+fn a_traced_process_in_namespaces_of_its_own_has_stacks_as_well() {
+    let words = ["unshare", "--pid", "--mount", "--fork", "--mount-proc"];
+    if !is_root() || !run(Command::new(words[0]).args(&words[1..]).arg("true")).status.success() {
+        return skip("needs root and namespaces");
+    }
+    let directory = Directory::new();
+    let heap = directory.join("heap");
+    let run: [&OsStr; 5] =
+        [LEAKSCOPE.as_ref(), "run".as_ref(), "-o".as_ref(), heap.as_os_str(), "--".as_ref()];
+    let prefix = [run.as_slice(), &words.map(OsStr::new)].concat();
+    let server = LeakServer::start_by(&prefix, Size::SMALL);
+    // Seen and found to be alive by its own pid, or else it would soon be taken for ended.
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    for _ in 0..2 {
+        let leaks = server.scan(&[]);
+        server.check(&leaks);
+        assert_eq!(leaks.source.blocks, "tracer", "{:?}", leaks.notes);
+        let stacks = leaks.records.iter().filter(|record| record.kind == Kind::Definite);
+        assert!(stacks.clone().count() > 0);
+        assert!(stacks.clone().all(|record| record.stack[0].function.as_deref() == Some("lose")));
+    }
+    let pid = server.pid();
+    server.is_let_go();
+    server.end();
+    // Its heap file tells of its whole life, under the pid that it has here.
+    let report = crate::support::traced::report_of(&directory.join(format!("heap.{pid}")));
+    assert_eq!(report.process.pid, pid);
+    assert!(report.totals.allocated_blocks > Size::SMALL.live + Size::SMALL.lost);
+}
+
+#[test]
+fn a_traced_process_whose_leakscope_was_killed_still_has_stacks() {
+    let directory = Directory::new();
+    let heap = directory.join("heap");
+    let run: [&OsStr; 5] =
+        [LEAKSCOPE.as_ref(), "run".as_ref(), "-o".as_ref(), heap.as_os_str(), "--".as_ref()];
+    let server = LeakServer::start_by(&run, Size::SMALL);
+    let arena = std::fs::read_link(&heap).unwrap();
+    kill(server.started(), libc::SIGKILL);
+    let leaks = server.scan(&[]);
+    let text = format!("{:?}", leaks.notes);
+    server.check(&leaks);
+    assert_eq!(leaks.source.blocks, "tracer", "{text}");
+    assert!(leaks.records.iter().any(|record| record.stack.iter().any(|frame| frame.line.is_some())));
+    server.is_let_go();
+    server.ends_by(libc::SIGTERM);
+    let _ = std::fs::remove_file(arena);
+}
+
+#[test]
+fn a_process_with_more_rights_than_leakscope_is_refused_with_the_missing_one() {
+    if !is_root() {
+        return skip("only root has capabilities to lose");
+    }
+    let server = LeakServer::start(Size { live: 100, lost: 100, ..Size::SMALL });
+    let refused = run(Command::new("setpriv")
+        .args(["--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace", LEAKSCOPE, "leaks"])
+        .arg(server.pid().to_string()));
+    assert_eq!((refused.code(), refused.out().as_str()), (125, ""), "{}", refused.err());
+    for words in ["more capabilities than leakscope", "CAP_SYS_PTRACE"] {
+        assert!(refused.err().contains(words), "{}", refused.err());
+    }
+    server.is_let_go();
+    server.end();
+    // Of the same user, but not to be looked at by that user.
+    let (_directory, copy) = for_everyone();
+    let words = as_user(NOBODY);
+    let perl = crate::support::need_program("perl", "perl");
+    let mut secretive = Command::new(&words[0])
+        .args(&words[1..])
+        .arg(perl)
+        .args(["-e", "syscall(157, 4, 0, 0, 0) == 0 or die; $| = 1; print qq(ready\n); <STDIN>"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut ready = [0; 6];
+    std::io::Read::read_exact(secretive.stdout.as_mut().unwrap(), &mut ready).unwrap();
+    let refused = leaks_as(NOBODY, &copy, secretive.id());
+    let own = run(leakscope(["leaks"]).arg(secretive.id().to_string()));
+    drop(secretive.stdin.take());
+    assert_eq!(crate::support::process::wait(&mut secretive, "perl").code(), Some(0));
+    assert_eq!((refused.code(), refused.out().as_str()), (125, ""), "{}", refused.err());
+    for words in ["not dumpable", "CAP_SYS_PTRACE"] {
+        assert!(refused.err().contains(words), "{}", refused.err());
+    }
+    assert!([0, 1].contains(&own.code()), "root may: {}", own.err());
 }
 
 #[test]

@@ -36,7 +36,6 @@ impl Service {
         let directory = Directory::new();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let log = std::fs::File::create(directory.join("log")).unwrap();
-        let program = program.canonicalize().unwrap();
         let mut words: Vec<&OsStr> = prefix.to_vec();
         words.push(program.as_os_str());
         let mut child = Command::new(words[0])
@@ -53,7 +52,8 @@ impl Service {
             assert!(ended.is_none(), "{}", std::fs::read_to_string(directory.join("log")).unwrap());
             TcpStream::connect(("127.0.0.1", port)).ok()
         });
-        let pid = running(child.id(), &program)[0];
+        // redis-server is a link to a program that looks at its name.
+        let pid = running(child.id(), &program.canonicalize().unwrap())[0];
         Service { child, pid, port, directory }
     }
 
@@ -254,9 +254,8 @@ fn nginx_that_was_never_prepared_answers_every_request_while_it_is_scanned() {
     };
     service.scan_under_load(client, |leaks| {
         assert_eq!(leaks.source.blocks, "allocator");
-        // It has one thread, which may have one block in hand.
-        let lost = leaks.summary.definite.blocks + leaks.summary.possible.blocks;
-        assert!(lost <= 1, "{:#?}", leaks.records);
+        // It has one thread, which may have one block in hand. Pools are held by pointers to their middle.
+        assert!(leaks.summary.definite.blocks <= 1, "{:#?}", leaks.records);
     });
     service.end(libc::SIGQUIT);
 }

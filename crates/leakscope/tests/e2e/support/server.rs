@@ -24,7 +24,7 @@ impl Size {
     /// Small, and at rest.
     pub const SMALL: Size = Size { live: 20_000, threads: 4, busy: false, lost: 1000 };
     /// The same, busy.
-    pub const BUSY: Size = Size { busy: true, ..Size::SMALL };
+    pub const BUSY: Size = Size { threads: 2, busy: true, ..Size::SMALL };
 
     fn arguments(self) -> [String; 4] {
         let mode = if self.busy { "busy" } else { "rest" };
@@ -138,6 +138,11 @@ impl LeakServer {
     /// Its pid, as the test sees it.
     pub fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// The pid of what the test started: itself, or the first program before it.
+    pub fn started(&self) -> u32 {
+        self.child.id()
     }
 
     /// Its threads and their states.
