@@ -12,9 +12,12 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Clients at once.
 const CLIENTS: u64 = 3;
+/// Between two requests of a client, so that there is time for leakscope on a small machine.
+const BREATH: Duration = Duration::from_micros(300);
 /// What a service may have more after all the scans than before: far less than one copy of it.
 const MORE: u64 = 8 << 20;
 
@@ -160,6 +163,7 @@ fn redis_client(port: u16, number: u64, stop: &AtomicBool) -> u64 {
             assert_eq!(reply.trim_end(), line, "client {number}, round {round}");
         }
         replies += 4;
+        std::thread::sleep(BREATH);
     }
     replies
 }
@@ -249,6 +253,7 @@ fn nginx_that_was_never_prepared_answers_every_request_while_it_is_scanned() {
             stream.read_exact(&mut body).unwrap();
             assert!(body == page.as_bytes(), "client {number}, answer {answers}");
             answers += 1;
+            std::thread::sleep(BREATH);
         }
         answers
     };
