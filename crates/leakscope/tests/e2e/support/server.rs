@@ -101,7 +101,7 @@ impl LeakServer {
             .current_dir(directory)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
+            .stderr(Stdio::null())
             .spawn()
             .unwrap_or_else(|error| panic!("{words:?}: {error}"));
         let stdin = child.stdin.take();
