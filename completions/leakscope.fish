@@ -28,6 +28,7 @@ complete -c leakscope -n "__fish_leakscope_needs_command" -s h -l help -d 'Print
 complete -c leakscope -n "__fish_leakscope_needs_command" -s V -l version -d 'Print version'
 complete -c leakscope -n "__fish_leakscope_needs_command" -f -a "run" -d 'Run a command with every allocation traced; report what was never freed'
 complete -c leakscope -n "__fish_leakscope_needs_command" -f -a "report" -d 'Show a heap file, live or from a process that has ended'
+complete -c leakscope -n "__fish_leakscope_needs_command" -f -a "leaks" -d 'Find the blocks that nothing points to any more, in a running process, a core file or a command'
 complete -c leakscope -n "__fish_leakscope_needs_command" -f -a "demo" -d 'A first tour: a small HTTP service that leaks in three ways, and the report that finds them'
 complete -c leakscope -n "__fish_leakscope_using_subcommand run" -s o -l output -d 'Write the heap file here (it must not exist); a child\'s goes to FILE.<pid> [default: a new directory under $XDG_STATE_HOME/leakscope, or /var/lib/leakscope for root]' -r -F
 complete -c leakscope -n "__fish_leakscope_using_subcommand run" -l json -d 'Also write the report as JSON (schema leakscope.report/1) to this file' -r -F
@@ -50,4 +51,20 @@ complete -c leakscope -n "__fish_leakscope_using_subcommand report" -l pid -d 'T
 complete -c leakscope -n "__fish_leakscope_using_subcommand report" -l exe -d 'An unstripped copy of the executable, for names on another machine' -r -F
 complete -c leakscope -n "__fish_leakscope_using_subcommand report" -l debug-dir -d 'A directory with debug information (searched by build id and by debug link); may be repeated' -r -f -a "(__fish_complete_directories)"
 complete -c leakscope -n "__fish_leakscope_using_subcommand report" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c leakscope -n "__fish_leakscope_using_subcommand leaks" -l show-leak-kinds -d 'Kinds whose records are shown: definite, indirect, possible, reachable (separated by commas), all or none' -r
+complete -c leakscope -n "__fish_leakscope_using_subcommand leaks" -l errors-for-leak-kinds -d 'Kinds that make the exit status 1' -r
+complete -c leakscope -n "__fish_leakscope_using_subcommand leaks" -l leak-check-heuristics -d 'Pointers into the middle of a block that count as to its start: stdstring, length64, newarray, multipleinheritance, all or none' -r
+complete -c leakscope -n "__fish_leakscope_using_subcommand leaks" -l pointer-mask -d 'Bits of a word that are a pointer, for programs that keep tags in the others, such as 0x0000fffffffffff8' -r
+complete -c leakscope -n "__fish_leakscope_using_subcommand leaks" -l suppressions -d 'Suppress what this file names, in memcheck\'s or LeakSanitizer\'s format; may be repeated' -r -F
+complete -c leakscope -n "__fish_leakscope_using_subcommand leaks" -l top -d 'Records to show, the largest ones' -r
+complete -c leakscope -n "__fish_leakscope_using_subcommand leaks" -l json -d 'JSON (schema leakscope.leaks/1), to standard output or to FILE; with a COMMAND, FILE must be named' -r -F
+complete -c leakscope -n "__fish_leakscope_using_subcommand leaks" -l max-pause -d 'Refuse if the process would stand still for longer than this many milliseconds, by prediction' -r
+complete -c leakscope -n "__fish_leakscope_using_subcommand leaks" -s o -l output -d 'With a COMMAND: its heap file, as leakscope run -o FILE' -r -F
+complete -c leakscope -n "__fish_leakscope_using_subcommand leaks" -l exe -d 'The executable of a core file; else an unstripped copy of it, for names' -r -F
+complete -c leakscope -n "__fish_leakscope_using_subcommand leaks" -l debug-dir -d 'A directory with debug information (searched by build id and by debug link); may be repeated' -r -f -a "(__fish_complete_directories)"
+complete -c leakscope -n "__fish_leakscope_using_subcommand leaks" -l no-default-suppressions -d 'Do not use the built-in suppressions of what the C, C++ and Rust runtimes keep on purpose'
+complete -c leakscope -n "__fish_leakscope_using_subcommand leaks" -l gen-suppressions -d 'After each record, print a suppression for it'
+complete -c leakscope -n "__fish_leakscope_using_subcommand leaks" -l contents -d 'Also show the first bytes of a block of each record'
+complete -c leakscope -n "__fish_leakscope_using_subcommand leaks" -l no-fork -d 'Let the process stand still while it is read, instead of copying its memory'
+complete -c leakscope -n "__fish_leakscope_using_subcommand leaks" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c leakscope -n "__fish_leakscope_using_subcommand demo" -s h -l help -d 'Print help (see more with \'--help\')'

@@ -19,7 +19,7 @@ pub enum Error {
     /// Nothing that allocates was recognised.
     #[error(
         "cannot list the blocks of process {pid}: no C library or allocator was recognised in its {modules} modules; \
-         trace it with `leakscope run` or `leakscope attach`, or look at its mappings with `leakscope maps`"
+         if it is linked dynamically with glibc, start it under `leakscope run` and examine it then"
     )]
     NoAllocator {
         /// Process id; 0 if unknown.
@@ -30,8 +30,8 @@ pub enum Error {
     /// glibc is there, but its main arena was not found.
     #[error(
         "cannot find malloc's main arena of process {pid} in {module} (glibc {version}): {tried}; if the process was in \
-         the middle of an allocation, try again; else install the C library's debug symbols, or trace the process \
-         with `leakscope attach`"
+         the middle of an allocation, try again; else install the C library's debug symbols, or start the \
+         process under `leakscope run` and examine it then"
     )]
     MainArena {
         /// Process id; 0 if unknown.
@@ -46,7 +46,7 @@ pub enum Error {
     /// The version is older than the oldest layout known.
     #[error(
         "cannot list the blocks of process {pid}: glibc {version} in {module} is older than 2.26, the oldest whose heap \
-         leakscope reads; trace it with `leakscope run` or `leakscope attach`"
+         leakscope reads; start it under `leakscope run` and examine it then"
     )]
     TooOld {
         /// Process id; 0 if unknown.
@@ -77,8 +77,7 @@ fn advice(allocator: Allocator) -> &'static str {
             "nor can it trace what is linked with musl; examine a build of it that is linked with glibc"
         }
         _ => {
-            "start it under `leakscope run`, or trace it with `leakscope attach`, which record every allocation whatever \
-             the allocator"
+            "start it under `leakscope run`, which records every allocation, whatever the allocator, and examine it then"
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The man pages in `man/` and the completions in `completions/` are what the command line's definition gives today.
 
 use crate::cli::{COMMON, Cli, OVERVIEW, Section};
-use crate::{demo, report, run};
+use crate::{demo, leaks, report, run};
 use clap::CommandFactory;
 use clap_complete::Shell;
 use clap_mangen::Man;
@@ -53,6 +53,7 @@ fn generate() -> BTreeMap<String, String> {
         let name = subcommand.get_name();
         let sections = match name {
             "run" => run::SECTIONS,
+            "leaks" => leaks::SECTIONS,
             "report" => report::SECTIONS,
             "demo" => demo::SECTIONS,
             _ => panic!("{name} has no sections on exit status and environment"),
@@ -134,9 +135,9 @@ fn rest(sections: &[Section], whole: bool) -> Roff {
     }
     roff.control("SH", ["SEE ALSO"]);
     let others: &[&str] = if whole {
-        &["leakscope-run(1)", "leakscope-report(1)", "leakscope-demo(1)"]
+        &["leakscope-run(1)", "leakscope-leaks(1)", "leakscope-report(1)", "leakscope-demo(1)"]
     } else {
-        &["leakscope(1)", "leakscope-run(1)", "leakscope-report(1)"]
+        &["leakscope(1)", "leakscope-run(1)", "leakscope-leaks(1)", "leakscope-report(1)"]
     };
     roff.text([roman(others.join(", "))]);
     roff
