@@ -155,7 +155,7 @@ fn take(mut plan: Plan, options: &SnapshotOptions, holder: Holder) -> Result<(),
 }
 
 fn forked(
-    mut plan: Plan,
+    plan: Plan,
     options: &SnapshotOptions,
     copy: Copy,
     threads: Vec<Stopped>,
@@ -171,7 +171,6 @@ fn forked(
         None => maps(root, copy.pid)?,
     };
     let memory = LiveMemory::of(root, copy.pid).with(copy.instead);
-    note_shared(&mappings, &mut plan.notes);
     let mut snapshot = describe(plan, root, mappings, threads, Box::new(memory), Source::Fork);
     snapshot.pause = Some(pause);
     holder.hand_over(snapshot);
@@ -222,17 +221,5 @@ pub fn describe(
         pause: None,
         root: root.join(bearer.to_string()).join("root"),
         notes: plan.notes,
-    }
-}
-
-fn note_shared(mappings: &[Mapping], notes: &mut Vec<String>) {
-    let shared = mappings.iter().filter(|mapping| mapping.shared && mapping.writable);
-    let bytes: u64 = shared.map(|mapping| mapping.end - mapping.start).sum();
-    if bytes > 0 {
-        notes.push(format!(
-            "{} KiB of writable memory shared with other processes is not frozen: what is read there may be newer \
-             than the rest",
-            bytes / 1024
-        ));
     }
 }
