@@ -12,6 +12,8 @@ const MOST_RECORDS: usize = 50;
 /// Blocks of a long chain that are looked at: the first and the last.
 const FIRST: usize = 8;
 const LAST: usize = 8;
+/// Blocks without names that are told one by one.
+const MOST_NAMELESS: usize = 3;
 
 /// What naming takes.
 #[derive(Clone, Copy)]
@@ -83,9 +85,7 @@ pub(crate) fn add(
     let mut by_record: HashMap<usize, Vec<Vec<Step>>> = HashMap::new();
     for (place, path) in rooted {
         let field = |holder, held| links.get(&(holder, held)).map(|link| link.field);
-        let name = |block: usize| {
-            types.name(block).map_or_else(|| sized(naming.blocks.size(block)), ToOwned::to_owned)
-        };
+        let name = |block: usize| step(types.name(block), naming.blocks.size(block));
         let origin = origins.get(&path.origin).cloned().unwrap_or_default();
         by_record.entry(place).or_default().push(steps(origin, &path.blocks, name, field));
     }
@@ -102,7 +102,7 @@ pub(crate) fn add(
 pub(crate) fn remembered(
     paths: &[(usize, Path)],
     origins: &HashMap<Origin, Step>,
-    name: impl Fn(usize) -> String,
+    name: impl Fn(usize) -> Step,
 ) -> HashMap<usize, Vec<String>> {
     let steps_of = |path: &Path| {
         let mut origin = origins.get(&path.origin).cloned().unwrap_or_default();
@@ -126,13 +126,16 @@ pub(crate) fn remembered(
     held
 }
 
-/// `block of 24 bytes`.
-pub(crate) fn sized(size: Option<u64>) -> String {
-    match size {
-        Some(1) => "block of 1 byte".to_owned(),
-        Some(size) => format!("block of {size} bytes"),
-        None => "block".to_owned(),
-    }
+/// A block as a step: `Session`, or `block of 24 bytes`.
+pub(crate) fn step(type_name: Option<&str>, size: Option<u64>) -> Step {
+    let name = match (type_name, size) {
+        (Some(name), _) => name.to_owned(),
+        (None, Some(1)) => "block of 1 byte".to_owned(),
+        (None, Some(size)) => format!("block of {size} bytes"),
+        (None, None) => "block".to_owned(),
+    };
+    let size = size.unwrap_or_default();
+    Step { name, sizes: type_name.is_none().then_some((size, size)), ..Step::default() }
 }
 
 /// The pointers of a chain that are looked at, with their places: those of its first and last blocks.
@@ -162,31 +165,60 @@ fn from_variable(path: Path, links: &HashMap<(usize, usize), Link>, naming: Nami
 fn steps(
     origin: Step,
     blocks: &[usize],
-    name: impl Fn(usize) -> String,
+    name: impl Fn(usize) -> Step,
     field: impl Fn(usize, usize) -> Option<u64>,
 ) -> Vec<Step> {
-    let mut steps = vec![origin];
+    let mut steps: Vec<Step> = Vec::new();
     let mut next = 0;
     for (at, holder, held) in ends(blocks) {
-        let step = Step { name: name(holder), field: field(holder, held), ..Step::default() };
+        let step = Step { field: field(holder, held), ..name(holder) };
         let left_out = at - next;
-        let is_first = next == 0;
         next = at + 1;
         match steps.last_mut() {
-            Some(last) if !is_first && last.name == step.name => {
+            Some(last) if last.name == step.name => {
                 // Nodes of a tree are reached now by one of their pointers, now by another.
                 last.field = last.field.filter(|&field| Some(field) == step.field);
                 last.more += 1 + left_out;
             }
             _ => {
                 if left_out > 0 {
-                    steps.push(Step { name: format!("{left_out} blocks"), ..Step::default() });
+                    let (name, sizes) = ("blocks".to_owned(), Some((u64::MAX, 0)));
+                    steps.push(Step { name, sizes, more: left_out - 1, ..Step::default() });
                 }
                 steps.push(step);
             }
         }
     }
-    steps
+    std::iter::once(origin).chain(without_crowds(steps)).collect()
+}
+
+/// Steps of which many follow each other that have no names are one: nodes of a list that are of different sizes.
+fn without_crowds(steps: Vec<Step>) -> Vec<Step> {
+    let mut merged = Vec::new();
+    let mut crowd: Vec<Step> = Vec::new();
+    let flush = |crowd: &mut Vec<Step>, merged: &mut Vec<Step>| {
+        if crowd.len() <= MOST_NAMELESS {
+            merged.append(crowd);
+            return;
+        }
+        let sizes = crowd.iter().filter_map(|step| step.sizes);
+        let (least, most) =
+            sizes.fold((u64::MAX, 0), |(least, most), (low, high)| (least.min(low), most.max(high)));
+        let more = crowd.iter().map(|step| step.more + 1).sum::<usize>().saturating_sub(1);
+        crowd.clear();
+        let name = format!("blocks of {least} to {most} bytes");
+        merged.push(Step { name, more, sizes: Some((least, most)), ..Step::default() });
+    };
+    for step in steps {
+        if step.sizes.is_some() {
+            crowd.push(step);
+        } else {
+            flush(&mut crowd, &mut merged);
+            merged.push(step);
+        }
+    }
+    flush(&mut crowd, &mut merged);
+    merged
 }
 
 /// Chains that differ in nothing but where in an array they lead through, or how far down a list, are one.
@@ -245,14 +277,14 @@ fn text(alike: &[&Step]) -> String {
 mod tests {
     use super::*;
 
-    fn step(name: &str, field: u64) -> Step {
+    fn at(name: &str, field: u64) -> Step {
         Step { name: name.to_owned(), field: Some(field), ..Step::default() }
     }
 
     #[test]
     fn chains_through_several_places_of_an_array_are_one() {
-        let table = |field| vec![step("global table", 0), step("block of 800 bytes", field)];
-        let chains = merged(vec![table(8), table(16), vec![step("global other", 4)]], true);
+        let table = |field| vec![at("global table", 0), at("block of 800 bytes", field)];
+        let chains = merged(vec![table(8), table(16), vec![at("global other", 4)]], true);
         let expected = [
             Chain { steps: vec!["global table".to_owned(), "block of 800 bytes[…]".to_owned()], blocks: 2 },
             Chain { steps: vec!["global other+4".to_owned()], blocks: 1 },
@@ -262,18 +294,30 @@ mod tests {
 
     #[test]
     fn the_nodes_of_a_list_are_one_step_however_many_they_are() {
-        let name = |block: usize| if block < 5 { "Head".to_owned() } else { "Node".to_owned() };
+        let name = |block: usize| step(Some(if block < 5 { "Head" } else { "Node" }), None);
         let blocks: Vec<usize> = (4..1000).collect();
-        let chain = steps(step("global list", 0), &blocks, name, |_, _| Some(8));
+        let chain = steps(at("global list", 0), &blocks, name, |_, _| Some(8));
         let texts: Vec<String> = chain.iter().map(|step| text(&[step])).collect();
         assert_eq!(texts, ["global list", "Head+8", "Node+8 (×994)"]);
+    }
+
+    #[test]
+    fn many_blocks_without_names_are_one_step_and_few_are_told_one_by_one() {
+        let chain = |blocks: std::ops::Range<usize>| {
+            let blocks: Vec<usize> = blocks.collect();
+            let name = |block: usize| step(None, Some(24 + block as u64 % 5));
+            let chain = steps(at("global list", 0), &blocks, name, |_, _| Some(8));
+            chain.iter().map(|step| text(&[step])).collect::<Vec<_>>()
+        };
+        assert_eq!(chain(0..1000), ["global list", "blocks of 24 to 28 bytes (×999)"]);
+        assert_eq!(chain(0..3), ["global list", "block of 24 bytes+8", "block of 25 bytes+8"]);
     }
 
     #[test]
     fn blocks_at_different_depths_of_a_tree_are_held_in_one_way() {
         let node =
             |field: Option<u64>, more| Step { name: "Node".to_owned(), field, more, ..Step::default() };
-        let chain = |field, more| vec![step("global tree", 8), node(field, more)];
+        let chain = |field, more| vec![at("global tree", 8), node(field, more)];
         let chains = merged(vec![chain(Some(40), 0), chain(None, 2), chain(None, 4)], false);
         assert_eq!(chains.len(), 1);
         assert_eq!(chains[0].steps, ["global tree+8", "Node (×1–5)"]);
@@ -281,7 +325,7 @@ mod tests {
 
     #[test]
     fn what_a_block_held_by_a_root_is_held_by_is_the_root_alone() {
-        let chain = steps(step("global head", 0), &[7], |_| String::new(), |_, _| None);
-        assert_eq!(chain, [step("global head", 0)]);
+        let chain = steps(at("global head", 0), &[7], |_| step(None, None), |_, _| None);
+        assert_eq!(chain, [at("global head", 0)]);
     }
 }

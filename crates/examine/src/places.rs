@@ -31,6 +31,8 @@ pub(crate) struct Step {
     pub(crate) part_of: String,
     /// How many such blocks follow each other, less one.
     pub(crate) more: usize,
+    /// Of blocks of which nothing else is known: the smallest and the largest.
+    pub(crate) sizes: Option<(u64, u64)>,
 }
 
 impl Step {
@@ -173,7 +175,7 @@ impl Places {
                             name: format!("thread-local {}", found.name),
                             field: Some(found.offset),
                             part_of: format!(" of {thread}"),
-                            more: 0,
+                            ..Step::default()
                         },
                         None => Step::of(format!(
                             "thread-local storage of {} of {thread}",
@@ -198,7 +200,7 @@ impl Places {
                             name: format!("global {}", found.name),
                             field: Some(found.offset),
                             part_of,
-                            more: 0,
+                            ..Step::default()
                         },
                         Some((address, None)) => {
                             let start = self.modules.get(module).map_or(0, |module| module.start);

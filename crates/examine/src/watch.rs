@@ -1,6 +1,6 @@
 //! Scans of one process again and again: what was lost from one to the next, and who held it last.
 
-use crate::holders::{remembered, sized};
+use crate::holders::{remembered, step};
 use crate::places::Places;
 use crate::types::Types;
 use crate::{Error, Options, Referenced, scan_once};
@@ -121,10 +121,7 @@ pub(crate) fn lost_since(
         |target| present.contains(&target),
         &options.symbols,
     );
-    let name = |index: usize| {
-        let named = still(index).and_then(|index| types.name(index)).map(ToOwned::to_owned);
-        named.unwrap_or_else(|| sized(kept.blocks.size(index)))
-    };
+    let name = |index: usize| step(still(index).and_then(|index| types.name(index)), kept.blocks.size(index));
     let held = remembered(&paths, &origins, name);
     let all = by_holder.into_iter().flat_map(|(key, (_, blocks))| {
         let held_by = held.get(&key).cloned().unwrap_or_default();

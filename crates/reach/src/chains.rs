@@ -59,7 +59,7 @@ pub fn holders(heap: &Heap<'_>, options: &Options, wanted: &[usize], max_depth: 
             break;
         }
         let mut search = Search { heap, scan: &scan, graph: &graph, interior, hand: Hand::default() };
-        let parents = search.breadth_first(Some(&missing), max_depth, |_| false, |_, _| ());
+        let parents = search.breadth_first(Some(&missing), max_depth, false, |_| false, |_, _| ());
         let mut found = search.chains(&parents, &missing);
         for (chain, index) in chains.iter_mut().zip(wanted) {
             if chain.is_none() {
@@ -128,12 +128,14 @@ impl Search<'_> {
     }
 
     /// The block that leads to each block that was seen, nearest to the roots first, until all wanted ones were (all
-    /// blocks, if none is named). Roots that are `weak` count only for what no other leads to. `rooted` is told of each
-    /// block to which a root leads, and of the first such root.
+    /// blocks, if none is named). Roots that are `weak` count only for what no other leads to. With `also_interior`, what is
+    /// still missing is then looked for over interior pointers, too. `rooted` is told of each block to which a root
+    /// leads, and of the first such root.
     pub(crate) fn breadth_first(
         &mut self,
         wanted: Option<&HashSet<usize>>,
         max_depth: usize,
+        also_interior: bool,
         weak: impl Fn(Origin) -> bool,
         mut rooted: impl FnMut(usize, Origin),
     ) -> Vec<u32> {
@@ -159,7 +161,72 @@ impl Search<'_> {
             }
         }
         self.levels(&mut seen, level, max_depth);
+        if also_interior && seen.missing > 0 {
+            self.interior = true;
+            self.beyond(&mut seen, weak, rooted);
+        }
         seen.parents
+    }
+
+    /// Goes on over interior pointers from all that was seen. Each block's holder was seen before it, so there are no
+    /// rings.
+    fn beyond(
+        &mut self,
+        seen: &mut Seen<'_>,
+        weak: impl Fn(Origin) -> bool,
+        mut rooted: impl FnMut(usize, Origin),
+    ) {
+        let before: Vec<u64> = seen
+            .parents
+            .chunks(64)
+            .map(|part| part.iter().rev().fold(0, |bits, &parent| bits << 1 | u64::from(parent != UNSEEN)))
+            .collect();
+        let mut level: Vec<u32> = Vec::new();
+        let mut weakly: Vec<(usize, Origin)> = Vec::new();
+        self.roots(|origin, _, target| {
+            if weak(origin) {
+                if seen.parents.get(target) == Some(&UNSEEN) {
+                    weakly.push((target, origin));
+                }
+            } else if seen.see(target, ROOT, &mut level) {
+                rooted(target, origin);
+            }
+        });
+        for (at, bits) in before.into_iter().enumerate() {
+            let mut bits = bits;
+            while bits != 0 && seen.missing > 0 {
+                self.targets(at * 64 + bits.trailing_zeros() as usize, seen, &mut level);
+                bits &= bits - 1;
+            }
+        }
+        self.levels(seen, level, usize::MAX);
+        let mut level = Vec::new();
+        for (target, origin) in weakly {
+            if seen.see(target, ROOT, &mut level) {
+                rooted(target, origin);
+            }
+        }
+        self.levels(seen, level, usize::MAX);
+    }
+
+    /// Sees what a block leads to.
+    fn targets(&mut self, index: usize, seen: &mut Seen<'_>, next: &mut Vec<u32>) {
+        match self.graph.edges(index) {
+            Edges::Kept(kept) => {
+                for edge in kept.iter().map(|&edge| Edge::from(edge)).filter(|&edge| self.counts(edge)) {
+                    seen.see(edge.target(), index as u32, next);
+                }
+            }
+            Edges::Unknown => {
+                let range = self.range(index);
+                let interior = self.interior;
+                self.scan.edges_in(&range, &mut self.hand, |edge| {
+                    if interior || !edge.is_interior() {
+                        seen.see(edge.target(), index as u32, next);
+                    }
+                });
+            }
+        }
     }
 
     /// Goes on from the blocks of one level.
@@ -170,24 +237,7 @@ impl Search<'_> {
                 if seen.missing == 0 {
                     return;
                 }
-                match self.graph.edges(index as usize) {
-                    Edges::Kept(kept) => {
-                        for edge in
-                            kept.iter().map(|&edge| Edge::from(edge)).filter(|&edge| self.counts(edge))
-                        {
-                            seen.see(edge.target(), index, &mut next);
-                        }
-                    }
-                    Edges::Unknown => {
-                        let range = self.range(index as usize);
-                        let interior = self.interior;
-                        self.scan.edges_in(&range, &mut self.hand, |edge| {
-                            if interior || !edge.is_interior() {
-                                seen.see(edge.target(), index, &mut next);
-                            }
-                        });
-                    }
-                }
+                self.targets(index as usize, seen, &mut next);
             }
             level = next;
             if level.is_empty() {

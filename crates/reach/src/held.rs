@@ -79,21 +79,13 @@ impl<'a> Pointers<'a> {
         let known = |index: &usize| *index < self.heap.blocks.len();
         let wanted: Option<HashSet<usize>> =
             wanted.map(|wanted| wanted.iter().copied().filter(known).collect());
-        let mut holders = self.search(false, wanted.as_ref(), weak);
-        let is_missing = |&index: &usize| !holders.is_held(index);
-        if self.has_possible && wanted.as_ref().is_none_or(|wanted| wanted.iter().any(is_missing)) {
-            holders.complete(self.search(true, wanted.as_ref(), weak));
-        }
-        holders
-    }
-
-    fn search(&self, interior: bool, wanted: Option<&HashSet<usize>>, weak: &[Range<u64>]) -> Holders {
+        let wanted = wanted.as_ref();
         if wanted.is_some_and(HashSet::is_empty) {
             return Holders::default();
         }
         let scan = prepare(&self.heap, &self.options);
         let hand = Hand::default();
-        let mut search = Search { heap: &self.heap, scan: &scan, graph: &self.graph, interior, hand };
+        let mut search = Search { heap: &self.heap, scan: &scan, graph: &self.graph, interior: false, hand };
         let mut rooted: Vec<(u32, u64)> = Vec::new();
         let is_weak = |origin| match origin {
             Origin::Memory(address) => {
@@ -104,9 +96,10 @@ impl<'a> Pointers<'a> {
             Origin::Word(_) => true,
             Origin::Block => false,
         };
-        let parents = search.breadth_first(wanted, usize::MAX, is_weak, |block, origin| {
-            rooted.push((block as u32, code(origin)));
-        });
+        let parents =
+            search.breadth_first(wanted, usize::MAX, self.has_possible, is_weak, |block, origin| {
+                rooted.push((block as u32, code(origin)));
+            });
         rooted.sort_unstable();
         let (rooted, origins) = rooted.into_iter().unzip();
         Holders { parents, rooted, origins }
@@ -136,25 +129,6 @@ impl<'a> Pointers<'a> {
 }
 
 impl Holders {
-    /// Fills in what is missing. A block of the other one has its holder there or, if it has one, here; since each
-    /// holder is nearer to the roots than what it holds, and those here never lead back, there are no rings.
-    fn complete(&mut self, other: Holders) {
-        let mut rooted: Vec<(u32, u64)> = Vec::new();
-        for (index, (own, more)) in self.parents.iter_mut().zip(&other.parents).enumerate() {
-            if *own == UNSEEN {
-                *own = *more;
-                if *more == ROOT {
-                    let found = other.rooted.binary_search(&(index as u32)).ok();
-                    rooted
-                        .extend(found.and_then(|at| other.origins.get(at)).map(|&code| (index as u32, code)));
-                }
-            }
-        }
-        rooted.extend(self.rooted.iter().copied().zip(self.origins.iter().copied()));
-        rooted.sort_unstable();
-        (self.rooted, self.origins) = rooted.into_iter().unzip();
-    }
-
     /// Whether anything was found that leads to a block.
     pub fn is_held(&self, index: usize) -> bool {
         self.parents.get(index).is_some_and(|&parent| parent != UNSEEN)
