@@ -29,6 +29,7 @@ pub enum Length {
 const LONG: &[(&str, &str)] = &[
     ("LEAKSCOPE_KILL_ROUNDS", "200"),
     ("LEAKSCOPE_READER_ROUNDS", "3000"),
+    ("LEAKSCOPE_SCAN_ROUNDS", "1000"),
     ("LEAKSCOPE_SHAPES", "each"),
     ("PROPTEST_CASES", "4096"),
 ];

@@ -6,8 +6,7 @@ pub enum Error {
     /// The process allocates by something whose structures are not read.
     #[error(
         "cannot list the blocks of process {pid}: it allocates by {allocator} ({module}), whose structures leakscope \
-         does not read; start it under `leakscope run`, which records every allocation, whatever the allocator, and \
-         examine it then"
+         does not read; {}", advice(*allocator)
     )]
     Unsupported {
         /// Process id; 0 if unknown.
@@ -69,4 +68,16 @@ pub enum Error {
         /// What it is.
         what: &'static str,
     },
+}
+
+fn advice(allocator: Allocator) -> &'static str {
+    match allocator {
+        // The tracer is made for glibc.
+        Allocator::Musl => {
+            "nor can it trace what is linked with musl; examine a build of it that is linked with glibc"
+        }
+        _ => {
+            "start it under `leakscope run`, which records every allocation, whatever the allocator, and examine it then"
+        }
+    }
 }

@@ -14,4 +14,4 @@ mod recognise;
 
 pub use code::{AllocatorCode, in_allocator};
 pub use error::Error;
-pub use recognise::{Allocator, Recognised, recognise, walk};
+pub use recognise::{Allocator, Recognised, check, recognise, walk};

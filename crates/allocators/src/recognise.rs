@@ -188,14 +188,7 @@ fn libraries_among(snapshot: &Snapshot, all: &[Module]) -> Vec<(Module, Banner)>
 /// walk says.
 pub fn walk(snapshot: &Snapshot, options: &WalkOptions, sink: impl FnMut(Block)) -> Result<Heap, Error> {
     let found = recognise(snapshot);
-    if let Some(known) = found.iter().find(|known| known.replaces_malloc) {
-        return Err(unsupported(snapshot, known));
-    }
-    if !found.iter().any(|known| known.allocator == Allocator::Glibc)
-        && let Some(known) = found.first()
-    {
-        return Err(unsupported(snapshot, known));
-    }
+    supported(snapshot, &found)?;
     let mut heap = glibc::walk(snapshot, options, sink)?;
     for known in found.iter().filter(|known| known.allocator != Allocator::Glibc) {
         heap.notes.push(format!(
@@ -204,6 +197,26 @@ pub fn walk(snapshot: &Snapshot, options: &WalkOptions, sink: impl FnMut(Block))
         ));
     }
     Ok(heap)
+}
+
+/// Says early what [`walk`] would say of the allocator: it need not be done on frozen memory.
+///
+/// # Errors
+/// [`Error::Unsupported`] as of [`walk`].
+pub fn check(snapshot: &Snapshot) -> Result<(), Error> {
+    supported(snapshot, &recognise(snapshot))
+}
+
+fn supported(snapshot: &Snapshot, found: &[Recognised]) -> Result<(), Error> {
+    if let Some(known) = found.iter().find(|known| known.replaces_malloc) {
+        return Err(unsupported(snapshot, known));
+    }
+    match found.first() {
+        Some(known) if !found.iter().any(|known| known.allocator == Allocator::Glibc) => {
+            Err(unsupported(snapshot, known))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn unsupported(snapshot: &Snapshot, known: &Recognised) -> Error {

@@ -28,7 +28,7 @@ pub use watch::Watch;
 
 use leakscope_leaks::{KindSet, LeakReport, Suppressions};
 use leakscope_reach::OnProgress;
-use leakscope_target::{Snapshot, SnapshotOptions, Source, core_file};
+use leakscope_target::{LiveMemory, Snapshot, SnapshotOptions, Source, core_file};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -94,6 +94,7 @@ pub(crate) fn scan_once(
     earlier: Option<&watch::Kept>,
     keep: bool,
 ) -> Result<report::Made, Error> {
+    refuse_early(pid, &options.snapshot.proc_root)?;
     let mut attempt = 1;
     loop {
         let began = Instant::now();
@@ -104,6 +105,9 @@ pub(crate) fn scan_once(
         let traced = match traced::find(&snapshot) {
             Some(Ok(mut traced)) => {
                 traced.exact = snapshot.source == Source::Stopped;
+                if !traced.exact {
+                    traced.ran_on(began.elapsed());
+                }
                 Some(traced)
             }
             Some(Err((path, source))) => return Err(Error::HeapFile { pid, path, source }),
@@ -131,6 +135,32 @@ pub(crate) fn scan_once(
             ));
         }
         return Ok(made);
+    }
+}
+
+/// Fails if the process's allocator is not understood and no tracer saw its blocks: that is found out while it runs on.
+fn refuse_early(pid: u32, root: &Path) -> Result<(), Error> {
+    // What is wrong with the process itself, the attempt to freeze it says best.
+    let (Ok(memory), Ok(mappings)) = (LiveMemory::open(pid), leakscope_proc::maps(root, pid)) else {
+        return Ok(());
+    };
+    let snapshot = Snapshot {
+        pid,
+        start_ticks: 0,
+        command: Vec::new(),
+        executable: leakscope_proc::executable(root, pid).unwrap_or_default(),
+        mappings,
+        threads: Vec::new(),
+        auxv: Vec::new(),
+        memory: Box::new(memory),
+        source: Source::Stopped,
+        pause: None,
+        root: root.join(pid.to_string()).join("root"),
+        notes: Vec::new(),
+    };
+    match traced::arena_mapping(&snapshot) {
+        Some(_) => Ok(()),
+        None => Ok(leakscope_allocators::check(&snapshot)?),
     }
 }
 

@@ -71,6 +71,10 @@ pub(crate) fn list(snapshot: &Snapshot, traced: Option<&Traced>) -> Result<Listi
         }
         // Not one recorded block is glibc's: the program has another allocator.
         (Ok(_), Some(traced)) => Ok(recorded_alone(snapshot, traced, None)),
+        // What to do about it has been done: it is traced.
+        (Err(leakscope_allocators::Error::Unsupported { allocator, module, .. }), Some(traced)) => {
+            Ok(recorded_alone(snapshot, traced, Some(format!("it allocates by {allocator} ({module})"))))
+        }
         (Err(error), Some(traced)) => Ok(recorded_alone(snapshot, traced, Some(error.to_string()))),
         (Err(error), None) => Err(error.into()),
     }
@@ -89,22 +93,22 @@ fn add_unwalked(builder: &mut BlocksBuilder, heap: &Heap, traced: &Traced) {
 
 fn finish(builder: BlocksBuilder, heap: Heap, strange: Vec<u64>, source: BlockSource) -> Listing {
     let blocks = builder.finish();
-    let indices = |addresses: &mut dyn Iterator<Item = u64>| {
-        let index = |address| {
-            blocks
-                .find(address)
-                .filter(|&index| blocks.get(index).is_some_and(|block| block.address == address))
-        };
-        let mut indices: Vec<usize> = addresses.filter_map(index).collect();
-        indices.sort_unstable();
-        indices.dedup();
-        indices
-    };
-    let own = indices(&mut heap.own.iter().copied().chain(strange.iter().copied()));
-    let ambiguous = heap.ambiguous.iter().map(|block| block.address);
-    let held = indices(&mut heap.own.iter().copied().chain(strange.iter().copied()).chain(ambiguous));
+    let known = || heap.own.iter().copied().chain(strange.iter().copied());
+    let own = indices(&blocks, known());
+    let held = indices(&blocks, known().chain(heap.ambiguous.iter().map(|block| block.address)));
     let no_roots = heap.states.into_iter().chain(heap.dead_stacks).collect();
     Listing { blocks, areas: heap.areas, no_roots, held, own, source, notes: heap.notes, torn: heap.torn }
+}
+
+/// The indices, sorted, of the blocks that begin at these addresses.
+fn indices(blocks: &Blocks, addresses: impl Iterator<Item = u64>) -> Vec<usize> {
+    let index = |address| {
+        blocks.find(address).filter(|&index| blocks.get(index).is_some_and(|block| block.address == address))
+    };
+    let mut indices: Vec<usize> = addresses.filter_map(index).collect();
+    indices.sort_unstable();
+    indices.dedup();
+    indices
 }
 
 fn recorded_alone(snapshot: &Snapshot, traced: &Traced, why: Option<String>) -> Listing {
@@ -133,11 +137,14 @@ fn recorded_alone(snapshot: &Snapshot, traced: &Traced, why: Option<String>) -> 
                 .to_owned(),
         );
     }
+    let blocks = builder.finish();
+    let recent = traced.heap.blocks.iter().filter(|block| block.birth >= traced.settled);
+    let held = indices(&blocks, recent.map(|block| block.address));
     Listing {
-        blocks: builder.finish(),
+        blocks,
         areas,
         no_roots: Vec::new(),
-        held: Vec::new(),
+        held,
         own: Vec::new(),
         source: BlockSource::Tracer,
         notes,

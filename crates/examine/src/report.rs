@@ -3,7 +3,7 @@
 use crate::holders::{self, Naming};
 use crate::listing::Listing;
 use crate::places::Places;
-use crate::traced::Traced;
+use crate::traced::{Traced, is_arena};
 use crate::types::Types;
 use crate::watch::{Kept, lost_since};
 use crate::{Error, Options, modules, retention, roots};
@@ -141,7 +141,7 @@ pub(crate) fn make(
         records: merged.records,
         suppressions: merged.suppressions,
         retention,
-        notes: snapshot.notes.iter().cloned().chain(listing.notes).collect(),
+        notes: snapshot.notes.iter().cloned().chain(shared(snapshot)).chain(listing.notes).collect(),
         missing,
         ..LeakReport::default()
     };
@@ -166,6 +166,20 @@ pub(crate) fn make(
         at: began,
     });
     Ok(Made { report, lost, kept })
+}
+
+/// What a copy of a process's memory does not freeze, in words. The tracer's own arena holds nothing of the process's.
+fn shared(snapshot: &Snapshot) -> Option<String> {
+    let shared = snapshot.mappings.iter().filter(|mapping| mapping.shared && mapping.writable);
+    let others = shared.filter(|mapping| !is_arena(snapshot, mapping));
+    let bytes: u64 = others.map(|mapping| mapping.end.saturating_sub(mapping.start)).sum();
+    (snapshot.source == Source::Fork && bytes > 0).then(|| {
+        format!(
+            "{} KiB of writable memory shared with other processes is not frozen: what is read there may be newer \
+             than the rest",
+            bytes / 1024
+        )
+    })
 }
 
 /// All blocks but those of the C library's own (indices, sorted), with what was found about them.

@@ -24,8 +24,11 @@ pub(crate) fn roots(snapshot: &Snapshot, traced: Option<&Traced>, left_out: &[Ra
         left_out.extend(traced.own.iter().cloned());
     }
     left_out.sort_unstable_by_key(|range| range.start);
-    let memory = snapshot.mappings.iter().filter(|mapping| is_root(snapshot, mapping));
-    let ranges = memory.flat_map(|mapping| without(mapping.start..mapping.end, &left_out)).collect();
+    let mappings = &snapshot.mappings;
+    let memory = mappings.iter().enumerate().filter(|&(index, mapping)| {
+        is_root(snapshot, mapping) || is_sealed(mapping, mappings.get(index + 1))
+    });
+    let ranges = memory.flat_map(|(_, mapping)| without(mapping.start..mapping.end, &left_out)).collect();
     let words = snapshot.threads.iter().flat_map(registers).collect();
     Roots { ranges, words, ..Roots::default() }
 }
@@ -35,6 +38,22 @@ fn is_root(snapshot: &Snapshot, mapping: &Mapping) -> bool {
         && !mapping.path.starts_with(b"/dev/zero")
         && !mapping.path.starts_with(b"/dev/shm/");
     mapping.readable && mapping.writable && !is_device && !is_arena(snapshot, mapping)
+}
+
+/// Whether it is a part of a module's variables that was made read-only once the module was loaded (`PT_GNU_RELRO`). A
+/// statically linked program has pointers to blocks there. By the file they go on in what can still be written.
+fn is_sealed(mapping: &Mapping, next: Option<&Mapping>) -> bool {
+    let is_private_file = mapping.readable && !mapping.writable && !mapping.shared && mapping.inode != 0;
+    let length = mapping.end.saturating_sub(mapping.start);
+    is_private_file
+        && !mapping.executable
+        && next.is_some_and(|next| {
+            next.writable
+                && next.start == mapping.end
+                && next.inode == mapping.inode
+                && next.path == mapping.path
+                && Some(next.offset) == mapping.offset.checked_add(length)
+        })
 }
 
 /// What of a thread's stack is below its stack pointer. Known of the main thread's stack, and of those that the C
@@ -128,6 +147,25 @@ mod tests {
         ];
         let roots = roots(&snapshot(mappings, Vec::new()), None, &[]);
         assert_eq!(roots.ranges, [0x2000..0x3000, 0x3000..0x4000]);
+    }
+
+    #[test]
+    fn variables_that_were_sealed_after_loading_are_roots() {
+        let of_file = |start, end, offset, is_writable| Mapping {
+            writable: is_writable,
+            offset,
+            inode: 7,
+            ..writable(start, end, "/bin/static")
+        };
+        let mappings = vec![
+            of_file(0x1000, 0x3000, 0x1000, false),
+            of_file(0x3000, 0x4000, 0x3000, false),
+            of_file(0x4000, 0x5000, 0x4000, true),
+            of_file(0x6000, 0x7000, 0x1000, false),
+            of_file(0x7000, 0x8000, 0x4000, true),
+        ];
+        let roots = roots(&snapshot(mappings, Vec::new()), None, &[]);
+        assert_eq!(roots.ranges, [0x3000..0x4000, 0x4000..0x5000, 0x7000..0x8000]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the tracer knows of a process: its blocks with their stacks.
 
-use leakscope_heapfile::layout::MAGIC;
+use leakscope_heapfile::layout::{MAGIC, TICK_MS};
 use leakscope_heapfile::{Arena, Block, BlockKind, Snapshot as HeapFile};
 use leakscope_proc::Mapping;
 use leakscope_target::Snapshot;
@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Acquire;
+use std::time::Duration;
 
 /// The tracer's record of one process.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub struct Traced {
     pub exact: bool,
     /// The tracer's own memory: no roots.
     pub own: Vec<Range<u64>>,
+    /// Blocks that were allocated from this tick on may be newer than the snapshot.
+    pub(crate) settled: u32,
 }
 
 impl Traced {
@@ -27,7 +30,14 @@ impl Traced {
         heap.blocks.retain(|block| block.kind != BlockKind::Mapped);
         heap.blocks.sort_unstable_by_key(|block| block.address);
         heap.blocks.dedup_by_key(|block| block.address);
-        Traced { heap, exact, own }
+        Traced { heap, exact, own, settled: u32::MAX }
+    }
+
+    /// The process ran on while this was read: blocks of the last while, and of the two ticks that it may begin and end
+    /// in, may be newer than the snapshot.
+    pub(crate) fn ran_on(&mut self, last: Duration) {
+        let ticks = u32::try_from(last.as_millis() / u128::from(TICK_MS)).unwrap_or(u32::MAX);
+        self.settled = self.heap.tick.saturating_sub(ticks.saturating_add(2));
     }
 
     /// The block that begins at `address`.

@@ -18,6 +18,7 @@ mod futex;
 mod hold;
 mod keeper;
 mod limits;
+mod nested;
 mod places;
 mod recover;
 mod seal;

@@ -1,6 +1,7 @@
 //! Watches the processes of a run: their timeline, their end, their heap files.
 
 use crate::exits::Claims;
+use crate::nested::{Nested, Place};
 use crate::places::Places;
 use crate::seal::{SealedFile, seal};
 use crate::{Ended, Options, Outcome};
@@ -72,6 +73,7 @@ pub(crate) struct Work {
     notes: Vec<String>,
     /// Windows that are being examined are left alone.
     claims: Arc<Claims>,
+    nested: Nested,
 }
 
 impl Work {
@@ -88,6 +90,7 @@ impl Work {
             file_written: false,
             notes: Vec::new(),
             claims: Arc::default(),
+            nested: Nested::default(),
         }
     }
 
@@ -113,7 +116,7 @@ impl Work {
             if window.end.load(Acquire) != 0 {
                 continue;
             }
-            match state_of(window, &newest) {
+            match self.life(window, &newest, false) {
                 // The command itself is sealed when its status is known.
                 Life::Ended(end) if !self.is_root(window, &newest) => {
                     let claims = self.claims.clone();
@@ -121,9 +124,11 @@ impl Work {
                         self.settle(offset, end);
                     }
                 }
-                Life::Running => {
+                Life::Running(pid) => {
                     running += 1;
-                    self.note_time(offset);
+                    if let Some(pid) = pid {
+                        self.note_time(offset, pid);
+                    }
                 }
                 Life::Ended(_) => {}
             }
@@ -135,8 +140,25 @@ impl Work {
         window.pid.load(Acquire) == self.root && !was_replaced(window, newest)
     }
 
+    /// Whether a window's process runs; with `now`, it is found out whatever that takes.
+    fn life(&mut self, window: &Window, newest: &Newest, now: bool) -> Life {
+        if window.state.load(Acquire) < STATE_LIVE {
+            return Life::Running(None);
+        }
+        if was_replaced(window, newest) {
+            return Life::Ended(End::Replaced);
+        }
+        let latest = newest.values().copied().max().unwrap_or(0);
+        match self.nested.find(window, latest, now) {
+            Place::Here(_, stat) if stat.has_ended() => Life::Ended(zombie_end(stat.exit_code)),
+            Place::Here(pid, _) => Life::Running(Some(pid)),
+            Place::Unknown => Life::Running(None),
+            Place::Gone => Life::Ended(End::Unknown),
+        }
+    }
+
     /// Adds a point to a window's timeline. When it is full, every second point goes and the step doubles.
-    fn note_time(&mut self, offset: u64) {
+    fn note_time(&mut self, offset: u64, pid: u32) {
         let arena = self.arena.clone();
         let Some(window) = arena.window(offset) else { return };
         let (step, since) = self.step.entry(offset).or_insert((1, 0));
@@ -152,7 +174,7 @@ impl Work {
             *step = step.saturating_mul(2);
         }
         let (inuse, allocated) = totals(&arena, window);
-        let rss = leakscope_proc::resident_bytes(Path::new("/proc"), window.pid.load(Acquire)).unwrap_or(0);
+        let rss = leakscope_proc::resident_bytes(Path::new("/proc"), pid).unwrap_or(0);
         if let Some(point) = window.timeline.get(used) {
             point.tick.store(arena.clock_tick(), Relaxed);
             point.inuse.store(inuse, Relaxed);
@@ -160,7 +182,7 @@ impl Work {
             point.allocated.store(allocated, Relaxed);
             window.timeline_len.store(used as u32 + 1, Release);
         }
-        window.host_pid.store(window.pid.load(Relaxed), Relaxed);
+        window.host_pid.store(pid, Release);
         note_thread_names(window);
     }
 
@@ -168,7 +190,8 @@ impl Work {
     fn settle(&mut self, offset: u64, end: End) {
         let Ok(mut snapshot) = self.arena.snapshot(offset) else { return };
         snapshot.process.end = end;
-        let path = self.child_path(snapshot.process.pid);
+        let process = &snapshot.process;
+        let path = self.child_path(if process.host_pid != 0 { process.host_pid } else { process.pid });
         match seal(&snapshot, &path) {
             Ok(file) => self.keep(file),
             Err(error) => {
@@ -232,9 +255,9 @@ impl Work {
                 failed |= !self.settle_root(offset, ended);
                 continue;
             }
-            match state_of(window, &newest) {
+            match self.life(window, &newest, true) {
                 Life::Ended(end) => self.settle(offset, end),
-                Life::Running => remaining.push(window.pid.load(Acquire)),
+                Life::Running(pid) => remaining.push(pid.unwrap_or(window.pid.load(Acquire))),
             }
         }
         remaining.sort_unstable();
@@ -288,7 +311,7 @@ impl Work {
         let newest = newest_programs(&arena);
         let windows: Vec<_> =
             arena.windows().into_iter().filter_map(|offset| Some((offset, arena.window(offset)?))).collect();
-        if windows.iter().any(|(_, window)| matches!(state_of(window, &newest), Life::Running)) {
+        if windows.iter().any(|(_, window)| matches!(self.life(window, &newest, true), Life::Running(_))) {
             return;
         }
         for (offset, window) in windows {
@@ -299,7 +322,7 @@ impl Work {
                 if seal(&snapshot, &self.file).is_err() {
                     return;
                 }
-            } else if let Life::Ended(end) = state_of(window, &newest) {
+            } else if let Life::Ended(end) = self.life(window, &newest, true) {
                 self.settle(offset, end);
             }
         }
@@ -316,7 +339,7 @@ impl Work {
         for offset in arena.windows() {
             if let Some(window) = arena.window(offset)
                 && window.end.load(Acquire) == 0
-                && let Life::Ended(end) = state_of(window, &newest)
+                && let Life::Ended(end) = self.life(window, &newest, true)
             {
                 self.settle(offset, end);
             }
@@ -330,7 +353,7 @@ impl Work {
 
     /// Seals the command's own file. On failure the arena stays.
     fn settle_root(&mut self, offset: u64, ended: Ended) -> bool {
-        self.note_time(offset);
+        self.note_time(offset, self.root);
         let Ok(mut snapshot) = self.arena.snapshot(offset) else { return false };
         snapshot.process.end = match ended {
             Ended::Exited(status) => End::Exited(status as u32),
@@ -385,23 +408,9 @@ fn was_replaced(window: &Window, newest: &Newest) -> bool {
     newest.get(&identity(window)).is_some_and(|&serial| serial > window.serial.load(Acquire))
 }
 
-fn state_of(window: &Window, newest: &Newest) -> Life {
-    if window.state.load(Acquire) < STATE_LIVE {
-        return Life::Running;
-    }
-    if was_replaced(window, newest) {
-        return Life::Ended(End::Replaced);
-    }
-    match leakscope_proc::stat(Path::new("/proc"), window.pid.load(Acquire)) {
-        Ok(stat) if stat.start_ticks != window.start_ticks.load(Acquire) => Life::Ended(End::Unknown),
-        Ok(stat) if stat.has_ended() => Life::Ended(zombie_end(stat.exit_code)),
-        Ok(_) => Life::Running,
-        Err(_) => Life::Ended(End::Unknown),
-    }
-}
-
 enum Life {
-    Running,
+    /// Under this pid, if that is known already.
+    Running(Option<u32>),
     Ended(End),
 }
 

@@ -16,12 +16,7 @@ pub const NOT_FOUND: u8 = 127;
 pub fn failed(error: &anyhow::Error) -> ExitCode {
     use leakscope_holder::Error;
     // A reader that went away (`leakscope report | head`) is no failure worth words.
-    let broken_pipe = error.chain().any(|cause| {
-        cause
-            .downcast_ref::<std::io::Error>()
-            .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
-    });
-    if broken_pipe {
+    if is_broken_pipe(error) {
         return ExitCode::SUCCESS;
     }
     say(&chain(error));
@@ -29,6 +24,15 @@ pub fn failed(error: &anyhow::Error) -> ExitCode {
         Some(Error::NotFound { .. }) => NOT_FOUND,
         Some(Error::NotExecutable { .. }) => NOT_EXECUTABLE,
         _ => FAILED,
+    })
+}
+
+/// Whether something could not be written since its reader went away.
+pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
     })
 }
 

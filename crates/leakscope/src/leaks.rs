@@ -5,7 +5,7 @@ mod options;
 mod over_time;
 
 use crate::cli::{DEBUGINFOD, NO_COLOR, STATE_HOME, Section};
-use crate::report;
+use crate::{exit, report};
 use anyhow::{Context, Result, bail};
 use clap::ValueHint;
 use leakscope_examine::{Options, Staleness};
@@ -58,6 +58,7 @@ pub struct Args {
     target: Option<OsString>,
     /// A command to run under the tracer and to examine at its exit
     #[arg(last = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
+    #[arg(conflicts_with = "target")]
     command: Vec<OsString>,
     /// Kinds whose records are shown: definite, indirect, possible, reachable (separated by commas), all or none
     #[arg(long, value_name = "KINDS", default_value_t = KindSet::DEFAULT_SHOWN)]
@@ -168,22 +169,29 @@ pub fn leaks(args: &Args) -> Result<ExitCode> {
                     core.display()
                 );
             }
+            if let Some(exe) = &args.exe {
+                // That the program is missing is otherwise only a note.
+                std::fs::File::open(exe).with_context(|| format!("cannot read {}", exe.display()))?;
+            }
             leakscope_examine::core(core, args.exe.as_deref(), Path::new("/"), &options, Some(&tell))
         }
     };
     progress.clear();
     let report = report?;
-    match &args.json {
-        Some(Some(path)) => args.write_json(&report, &mut BufWriter::new(report::create(path)?), path)?,
-        Some(None) => {
-            args.write_json(&report, &mut std::io::stdout().lock(), Path::new("standard output"))?
-        }
+    let written = match &args.json {
+        Some(Some(path)) => args.write_json(&report, &mut BufWriter::new(report::create(path)?), path),
+        Some(None) => args.write_json(&report, &mut std::io::stdout().lock(), Path::new("standard output")),
         None => {
             let text = args.text(&report, report::has_color(&std::io::stdout()));
             let mut out = std::io::stdout().lock();
             let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-            written.context("cannot write the report to standard output")?;
+            written.context("cannot write the report to standard output")
         }
+    };
+    // Who reads no further than to the first lines (`| head`) misses nothing; the status is as ever.
+    match written {
+        Err(error) if !exit::is_broken_pipe(&error) => return Err(error),
+        _ => {}
     }
     Ok(ExitCode::from(report.outcome.exit_status()))
 }

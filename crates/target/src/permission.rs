@@ -71,8 +71,8 @@ fn refusal(root: &Path, pid: u32) -> (String, String) {
             "run leakscope as that user, or as root, or give it CAP_SYS_PTRACE".into(),
         );
     }
-    // The files of a process that is not dumpable belong to root.
-    if std::fs::metadata(root.join(pid.to_string())).is_ok_and(|directory| directory.uid() != own_uid) {
+    // The files of a process that is not dumpable belong to root; not so its directory.
+    if std::fs::metadata(root.join(pid.to_string()).join("maps")).is_ok_and(|file| file.uid() != own_uid) {
         return (
             "it is not dumpable (it changed its user, has file capabilities, or called prctl(PR_SET_DUMPABLE, 0))"
                 .into(),

@@ -20,16 +20,29 @@ use std::time::Duration;
 /// How long threads may take to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How often a process is tried that the kernel does not allow to be traced, and the wait in between.
+const ATTEMPTS: u32 = 4;
+const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(5);
+
 /// Takes a snapshot of process `pid`.
 ///
 /// # Errors
 /// Why it cannot be taken, and what to do about it. The process runs on unharmed.
 pub fn snapshot(pid: u32, options: &SnapshotOptions) -> Result<Snapshot, Error> {
-    let options = options.clone();
-    held(pid, move |hold| {
-        let plan = plan::make(pid, &options)?;
-        take(plan, &options, hold)
-    })
+    let mut attempt = 1;
+    loop {
+        let options = options.clone();
+        let taken = held(pid, move |hold| {
+            let plan = plan::make(pid, &options)?;
+            take(plan, &options, hold)
+        });
+        match taken {
+            // Another tracer that has let it go meanwhile, such as another leakscope, looks like that too.
+            Err(Error::NotPermitted { .. }) if attempt < ATTEMPTS => std::thread::sleep(BETWEEN_ATTEMPTS),
+            taken => return taken,
+        }
+        attempt += 1;
+    }
 }
 
 /// What keeps a snapshot's process as it is: the thread that traces it. Dropping it gives that up, and waits until
@@ -155,7 +168,7 @@ fn take(mut plan: Plan, options: &SnapshotOptions, holder: Holder) -> Result<(),
 }
 
 fn forked(
-    mut plan: Plan,
+    plan: Plan,
     options: &SnapshotOptions,
     copy: Copy,
     threads: Vec<Stopped>,
@@ -171,7 +184,6 @@ fn forked(
         None => maps(root, copy.pid)?,
     };
     let memory = LiveMemory::of(root, copy.pid).with(copy.instead);
-    note_shared(&mappings, &mut plan.notes);
     let mut snapshot = describe(plan, root, mappings, threads, Box::new(memory), Source::Fork);
     snapshot.pause = Some(pause);
     holder.hand_over(snapshot);
@@ -222,17 +234,5 @@ pub fn describe(
         pause: None,
         root: root.join(bearer.to_string()).join("root"),
         notes: plan.notes,
-    }
-}
-
-fn note_shared(mappings: &[Mapping], notes: &mut Vec<String>) {
-    let shared = mappings.iter().filter(|mapping| mapping.shared && mapping.writable);
-    let bytes: u64 = shared.map(|mapping| mapping.end - mapping.start).sum();
-    if bytes > 0 {
-        notes.push(format!(
-            "{} KiB of writable memory shared with other processes is not frozen: what is read there may be newer \
-             than the rest",
-            bytes / 1024
-        ));
     }
 }

@@ -200,6 +200,7 @@ pub fn walk(snapshot: &Snapshot, options: &WalkOptions, mut sink: impl FnMut(Blo
     heap.torn.extend(walked.finish());
     heap.torn.extend(torn.finish());
     check_mapped(&mut heap, &mapped, expected);
+    heap.states.extend(parts.iter().map(Part::state));
     let areas = Areas::new(areas);
     heap.own.extend(threads::loader_blocks(snapshot, &areas));
     heap.dead_stacks = stacks::dead(snapshot);

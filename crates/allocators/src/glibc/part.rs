@@ -171,6 +171,11 @@ impl Part {
         }
     }
 
+    /// Where the main arena's structure is.
+    pub(super) fn state(&self) -> Range<u64> {
+        self.main.address..self.main.address.saturating_add(self.layout.state.size)
+    }
+
     pub(super) fn walk(
         &self,
         walker: &mut Walker,

@@ -2,9 +2,10 @@
 //! can always be read, and agrees with the program's own account within the operations that were under way.
 
 use crate::support::build::compile;
+use crate::support::cgroup::Cgroup;
 use crate::support::directory::Directory;
 use crate::support::marks::line_containing;
-use crate::support::process::{children_of, kill, run, tree_of, wait, wait_until};
+use crate::support::process::{children_of, kill, run, running, tree_of, wait, wait_until};
 use crate::support::random::{Random, rounds};
 use crate::support::report::Report;
 use crate::support::traced::{leakscope, report_of};
@@ -123,12 +124,6 @@ impl Churn {
         let program = program();
         wait_until("the target's process", || running(self.child.id(), &program).first().copied())
     }
-}
-
-/// The descendants of `ancestor` that run `program`.
-fn running(ancestor: u32, program: &Path) -> Vec<u32> {
-    let runs = |pid: &u32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program);
-    tree_of(ancestor).into_iter().filter(runs).collect()
 }
 
 impl Drop for Churn {
@@ -257,52 +252,6 @@ fn a_heap_file_can_be_read_while_the_target_runs() {
     }
     kill(target, libc::SIGKILL);
     wait(&mut churn.child, "leakscope after its target's death");
-}
-
-/// A memory cgroup of the test's own, removed at the end.
-struct Cgroup(PathBuf);
-
-impl Cgroup {
-    fn new(bytes: u64) -> Option<Cgroup> {
-        use std::sync::atomic::{AtomicU32, Ordering};
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let name =
-            format!("leakscope-test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let unified = Path::new("/sys/fs/cgroup/cgroup.controllers");
-        if unified.exists() {
-            let root = Path::new("/sys/fs/cgroup");
-            let _ = std::fs::write(root.join("cgroup.subtree_control"), "+memory");
-            let path = root.join(name);
-            std::fs::create_dir(&path).ok()?;
-            let group = Cgroup(path);
-            std::fs::write(group.0.join("memory.max"), bytes.to_string()).ok()?;
-            let _ = std::fs::write(group.0.join("memory.swap.max"), "0");
-            Some(group)
-        } else {
-            let path = Path::new("/sys/fs/cgroup/memory").join(name);
-            std::fs::create_dir(&path).ok()?;
-            let group = Cgroup(path);
-            std::fs::write(group.0.join("memory.limit_in_bytes"), bytes.to_string()).ok()?;
-            let _ = std::fs::write(group.0.join("memory.swappiness"), "0");
-            Some(group)
-        }
-    }
-
-    fn processes(&self) -> PathBuf {
-        self.0.join("cgroup.procs")
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        for _ in 0..500 {
-            if std::fs::remove_dir(&self.0).is_ok() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        eprintln!("could not remove {}", self.0.display());
-    }
 }
 
 #[test]

@@ -62,7 +62,11 @@ fn read_live(path: &Path, pid: Option<u32>) -> Result<Profile, Error> {
     for offset in arena.windows() {
         let Some(window) = arena.window(offset) else { continue };
         let serial = window.serial.load(std::sync::atomic::Ordering::Acquire);
-        let own = window.pid.load(std::sync::atomic::Ordering::Acquire);
+        // In a pid namespace of its own, the process knows itself by another one.
+        let own = match window.host_pid.load(std::sync::atomic::Ordering::Acquire) {
+            0 => window.pid.load(std::sync::atomic::Ordering::Acquire),
+            pid => pid,
+        };
         known.push(own);
         if (own == wanted || wanted == 0) && best.is_none_or(|(other, _)| other < serial) {
             best = Some((serial, offset));

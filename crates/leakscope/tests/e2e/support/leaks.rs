@@ -10,28 +10,50 @@ use std::ops::{Add, AddAssign};
 #[derive(Debug, Deserialize)]
 pub struct Leaks {
     pub schema: String,
+    pub process: Process,
+    pub outcome: String,
+    pub source: Source,
+    pub pause_ms: Option<f64>,
     pub summary: Summary,
     pub records: Vec<Record>,
+    pub notes: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
+pub struct Process {
+    pub pid: u32,
+    pub command: Vec<String>,
+}
+
+/// How memory was held still, and who listed the blocks.
+#[derive(Debug, Deserialize)]
+pub struct Source {
+    pub snapshot: String,
+    pub blocks: String,
+    pub allocator: Option<String>,
+}
+
+#[derive(Debug, Deserialize, PartialEq, Eq)]
 pub struct Summary {
     pub definite: Amount,
     pub indirect: Amount,
     pub possible: Amount,
-    #[allow(dead_code)]
     pub reachable: Amount,
     #[allow(dead_code)]
     pub suppressed: Amount,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, PartialEq)]
 pub struct Record {
     pub kind: Kind,
     pub bytes: u64,
     pub direct_bytes: u64,
     pub indirect_bytes: u64,
     pub blocks: u64,
+    pub smallest_bytes: u64,
+    pub largest_bytes: u64,
+    /// Of some of the blocks.
+    pub addresses: Vec<u64>,
     pub stack: Vec<Frame>,
 }
 
@@ -47,6 +69,15 @@ pub enum Kind {
 
 impl Kind {
     pub const ALL: [Kind; 4] = [Kind::Definite, Kind::Indirect, Kind::Possible, Kind::Reachable];
+
+    /// Those of blocks that are lost, or may be.
+    pub const LOST: [Kind; 3] = [Kind::Definite, Kind::Indirect, Kind::Possible];
+
+    /// Whether a block that was lost as `planted` may be found so: when a word somewhere looks like a pointer to it, or
+    /// no longer to its holder, that is another matter than not to find it.
+    pub fn may_be(self, planted: Kind) -> bool {
+        self == planted || self == Kind::Possible
+    }
 
     /// As in the JSON.
     pub fn name(self) -> &'static str {
@@ -95,6 +126,23 @@ impl Leaks {
             assert_eq!(record.bytes, record.direct_bytes + record.indirect_bytes, "{record:?}");
         }
         leaks
+    }
+}
+
+impl Leaks {
+    /// The sum of one kind.
+    pub fn total(&self, kind: Kind) -> Amount {
+        match kind {
+            Kind::Definite => self.summary.definite,
+            Kind::Indirect => self.summary.indirect,
+            Kind::Possible => self.summary.possible,
+            Kind::Reachable => self.summary.reachable,
+        }
+    }
+
+    /// Whether a note has these words in it.
+    pub fn has_note(&self, words: &str) -> bool {
+        self.notes.iter().any(|note| note.contains(words))
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod build;
 pub mod case;
+pub mod cgroup;
 pub mod directory;
 pub mod leaks;
 pub mod marks;
@@ -9,6 +10,7 @@ pub mod memcheck;
 pub mod process;
 pub mod random;
 pub mod report;
+pub mod server;
 pub mod traced;
 
 /// Says on the test's output why a test, or a part of one, does not apply on this machine.

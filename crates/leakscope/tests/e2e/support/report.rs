@@ -69,7 +69,7 @@ pub enum Kind {
     Mapped,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, PartialEq)]
 pub struct Frame {
     pub function: Option<String>,
     pub file: Option<String>,
