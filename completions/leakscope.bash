@@ -63,7 +63,7 @@ _leakscope() {
             return 0
             ;;
         leakscope__subcmd__leaks)
-            opts="-o -h --show-leak-kinds --errors-for-leak-kinds --leak-check-heuristics --pointer-mask --suppressions --no-default-suppressions --gen-suppressions --top --json --contents --no-fork --max-pause --output --exe --debug-dir --help"
+            opts="-o -h --show-leak-kinds --errors-for-leak-kinds --leak-check-heuristics --pointer-mask --suppressions --no-default-suppressions --gen-suppressions --every --count --top --retained --staleness --json --contents --no-fork --max-pause --output --exe --debug-dir --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -100,7 +100,19 @@ _leakscope() {
                     fi
                     return 0
                     ;;
+                --every)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --count)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --top)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --staleness)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -56,7 +56,10 @@ complete -c leakscope -n "__fish_leakscope_using_subcommand leaks" -l errors-for
 complete -c leakscope -n "__fish_leakscope_using_subcommand leaks" -l leak-check-heuristics -d 'Pointers into the middle of a block that count as to its start: stdstring, length64, newarray, multipleinheritance, all or none' -r
 complete -c leakscope -n "__fish_leakscope_using_subcommand leaks" -l pointer-mask -d 'Bits of a word that are a pointer, for programs that keep tags in the others, such as 0x0000fffffffffff8' -r
 complete -c leakscope -n "__fish_leakscope_using_subcommand leaks" -l suppressions -d 'Suppress what this file names, in memcheck\'s or LeakSanitizer\'s format; may be repeated' -r -F
+complete -c leakscope -n "__fish_leakscope_using_subcommand leaks" -l every -d 'Scan again every TIME (500ms, 60s, 5m, 1h), and say what was lost in between and what held it last' -r
+complete -c leakscope -n "__fish_leakscope_using_subcommand leaks" -l count -d 'With --every: end after N scans' -r
 complete -c leakscope -n "__fish_leakscope_using_subcommand leaks" -l top -d 'Records to show, the largest ones' -r
+complete -c leakscope -n "__fish_leakscope_using_subcommand leaks" -l staleness -d 'With --retained: how much of that memory nobody touches in TIME, by the kernel\'s marks on pages' -r
 complete -c leakscope -n "__fish_leakscope_using_subcommand leaks" -l json -d 'JSON (schema leakscope.leaks/1), to standard output or to FILE; with a COMMAND, FILE must be named' -r -F
 complete -c leakscope -n "__fish_leakscope_using_subcommand leaks" -l max-pause -d 'Refuse if the process would stand still for longer than this many milliseconds, by prediction' -r
 complete -c leakscope -n "__fish_leakscope_using_subcommand leaks" -s o -l output -d 'With a COMMAND: its heap file, as leakscope run -o FILE' -r -F
@@ -64,6 +67,7 @@ complete -c leakscope -n "__fish_leakscope_using_subcommand leaks" -l exe -d 'Th
 complete -c leakscope -n "__fish_leakscope_using_subcommand leaks" -l debug-dir -d 'A directory with debug information (searched by build id and by debug link); may be repeated' -r -f -a "(__fish_complete_directories)"
 complete -c leakscope -n "__fish_leakscope_using_subcommand leaks" -l no-default-suppressions -d 'Do not use the built-in suppressions of what the C, C++ and Rust runtimes keep on purpose'
 complete -c leakscope -n "__fish_leakscope_using_subcommand leaks" -l gen-suppressions -d 'After each record, print a suppression for it'
+complete -c leakscope -n "__fish_leakscope_using_subcommand leaks" -l retained -d 'Also say which reachable memory keeps growing, and who holds it'
 complete -c leakscope -n "__fish_leakscope_using_subcommand leaks" -l contents -d 'Also show the first bytes of a block of each record'
 complete -c leakscope -n "__fish_leakscope_using_subcommand leaks" -l no-fork -d 'Let the process stand still while it is read, instead of copying its memory'
 complete -c leakscope -n "__fish_leakscope_using_subcommand leaks" -s h -l help -d 'Print help (see more with \'--help\')'

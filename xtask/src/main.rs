@@ -1,4 +1,4 @@
-//! Developer tasks: `cargo xtask test`, `cargo xtask soak`, `cargo xtask bench overhead`.
+//! Developer tasks: `cargo xtask test`, `cargo xtask soak`, `cargo xtask bench overhead`, `cargo xtask bench scan`.
 
 mod bench;
 mod packages;
@@ -31,6 +31,8 @@ enum Task {
 enum Benchmark {
     /// What tracing costs, beside the other tools; writes bench/overhead.md
     Overhead(bench::OverheadArgs),
+    /// What a search for leaks costs the process and takes, beside the other tools; writes bench/scan.md
+    Scan(bench::ScanArgs),
 }
 
 fn main() -> ExitCode {
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&args, test::Length::Short),
         Task::Soak(args) => test::run(&args, test::Length::Long),
         Task::Bench(Benchmark::Overhead(args)) => bench::overhead(&args),
+        Task::Bench(Benchmark::Scan(args)) => bench::scan(&args),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

@@ -24,8 +24,9 @@ pub(crate) fn bytes(memory: &dyn Memory, address: u64, length: usize) -> Vec<u8>
 
 const LARGE: usize = 4 << 20;
 const SMALL: usize = 1 << 12;
-/// Under this many headers in a window, the chunks are large and reading what lies between them is a waste.
-const FEW: u32 = 32;
+/// Chunks that are larger than this on average are read header by header: what lies between is more than a system call
+/// costs.
+const FAR: usize = 1 << 12;
 
 /// Reads chunk headers in the order of addresses.
 pub(crate) struct Window<'a> {
@@ -51,7 +52,11 @@ impl<'a> Window<'a> {
             self.hits += 1;
             return Some(header);
         }
-        self.next = if self.hits > FEW { (self.next * 4).min(LARGE) } else { (self.next / 4).max(SMALL) };
+        self.next = if (self.hits as usize + 1) * FAR > self.valid {
+            (self.next * 4).min(LARGE)
+        } else {
+            (self.next / 4).max(SMALL)
+        };
         self.hits = 0;
         self.start = address;
         self.valid = 0;

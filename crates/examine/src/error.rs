@@ -25,4 +25,23 @@ pub enum Error {
         /// Why.
         source: leakscope_heapfile::Error,
     },
+    /// Of a process that is scanned again and again.
+    #[error("cannot scan process {pid} again: it has ended, and another process has its number now")]
+    Replaced {
+        /// Its number.
+        pid: u32,
+    },
+    /// Which pages are in use cannot be told.
+    #[error(
+        "cannot tell which memory of process {pid} is not touched (--staleness): {}: {source}; this needs a kernel \
+         with CONFIG_PROC_PAGE_MONITOR, and root or the process's own user", path.display()
+    )]
+    Staleness {
+        /// The process.
+        pid: u32,
+        /// What could not be read or written.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
 }

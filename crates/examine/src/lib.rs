@@ -6,14 +6,25 @@
 //! `leakscope-leaks` (records and suppressions), `leakscope-symbols` (names).
 
 mod error;
+mod holders;
 mod listing;
 mod modules;
+mod places;
 mod report;
+mod retention;
 mod roots;
+mod segments;
+mod stacks;
+mod staleness;
+mod tls;
 mod traced;
+mod types;
+mod watch;
 
 pub use error::Error;
+pub use staleness::{Referenced, Staleness};
 pub use traced::{Traced, own_memory};
+pub use watch::Watch;
 
 use leakscope_leaks::{KindSet, LeakReport, Suppressions};
 use leakscope_reach::OnProgress;
@@ -43,6 +54,10 @@ pub struct Options {
     pub errors: KindSet,
     /// Whether the report holds the first bytes of a block of each record. They can be secrets.
     pub contents: bool,
+    /// Whether the report says which reachable memory keeps growing.
+    pub retained: bool,
+    /// Which memory was in use lately, for that.
+    pub referenced: Option<Referenced>,
 }
 
 impl Default for Options {
@@ -56,6 +71,8 @@ impl Default for Options {
             shown: KindSet::DEFAULT_SHOWN,
             errors: KindSet::DEFAULT_ERRORS,
             contents: false,
+            retained: false,
+            referenced: None,
         }
     }
 }
@@ -66,11 +83,25 @@ impl Default for Options {
 /// # Errors
 /// If it cannot be frozen or read, or its blocks cannot be listed. It runs on unharmed in any case.
 pub fn process(pid: u32, options: &Options, progress: Option<OnProgress<'_>>) -> Result<LeakReport, Error> {
+    Ok(scan_once(pid, options, progress, None, false)?.report)
+}
+
+/// [`process`], compared with an earlier scan; keeps what a later comparison needs, if that is wanted.
+pub(crate) fn scan_once(
+    pid: u32,
+    options: &Options,
+    progress: Option<OnProgress<'_>>,
+    earlier: Option<&watch::Kept>,
+    keep: bool,
+) -> Result<report::Made, Error> {
     refuse_early(pid, &options.snapshot.proc_root)?;
     let mut attempt = 1;
     loop {
         let began = Instant::now();
         let snapshot = leakscope_target::snapshot(pid, &options.snapshot)?;
+        if earlier.is_some_and(|earlier| earlier.start_ticks != snapshot.start_ticks) {
+            return Err(Error::Replaced { pid });
+        }
         let traced = match traced::find(&snapshot) {
             Some(Ok(mut traced)) => {
                 traced.exact = snapshot.source == Source::Stopped;
@@ -82,6 +113,7 @@ pub fn process(pid: u32, options: &Options, progress: Option<OnProgress<'_>>) ->
             Some(Err((path, source))) => return Err(Error::HeapFile { pid, path, source }),
             None => None,
         };
+        let frozen = Instant::now();
         let listing = listing::list(&snapshot, traced.as_ref())?;
         if !listing.torn.is_empty() && attempt < ATTEMPTS {
             drop(snapshot);
@@ -91,15 +123,18 @@ pub fn process(pid: u32, options: &Options, progress: Option<OnProgress<'_>>) ->
         }
         let source = snapshot.source;
         let pause = snapshot.pause;
-        let mut report = report::make(&snapshot, listing, traced.as_ref(), options, progress)?;
+        let over_time = report::OverTime { earlier, keep };
+        let mut made =
+            report::make(&snapshot, listing, traced.as_ref(), frozen, options, over_time, progress)?;
         drop(snapshot);
+        let report = &mut made.report;
         report.pause = pause.or_else(|| (source == Source::Stopped).then(|| began.elapsed()));
         if attempt > 1 {
             report.notes.push(format!(
                 "the process was looked at {attempt} times, since it was in the middle of an allocation before"
             ));
         }
-        return Ok(report);
+        return Ok(made);
     }
 }
 
@@ -142,8 +177,9 @@ pub fn core(
     progress: Option<OnProgress<'_>>,
 ) -> Result<LeakReport, Error> {
     let snapshot = core_file::open(path, executable, root)?;
+    let began = Instant::now();
     let listing = listing::list(&snapshot, None)?;
-    report::make(&snapshot, listing, None, options, progress)
+    Ok(report::make(&snapshot, listing, None, began, options, report::OverTime::default(), progress)?.report)
 }
 
 /// Examines a snapshot that the caller has taken, such as of a process at its end.
@@ -156,6 +192,7 @@ pub fn snapshot(
     options: &Options,
     progress: Option<OnProgress<'_>>,
 ) -> Result<LeakReport, Error> {
+    let began = Instant::now();
     let listing = listing::list(snapshot, traced)?;
-    report::make(snapshot, listing, traced, options, progress)
+    Ok(report::make(snapshot, listing, traced, began, options, report::OverTime::default(), progress)?.report)
 }

@@ -1,14 +1,19 @@
 //! From blocks to a report: the scan, records, names.
 
+use crate::holders::{self, Naming};
 use crate::listing::Listing;
+use crate::places::Places;
 use crate::traced::{Traced, is_arena};
-use crate::{Error, Options, modules, roots};
+use crate::types::Types;
+use crate::watch::{Kept, lost_since};
+use crate::{Error, Options, modules, retention, roots};
 use leakscope_heapfile::layout::TICK_MS;
 use leakscope_leaks::{
-    BlockSource, Collector, FoundBlock, Kind, LeakReport, Names, Outcome, SnapshotKind, Stack, content,
+    BlockSource, Collector, FoundBlock, History, Kind, LeakReport, LostBetween, Names, Outcome, SnapshotKind,
+    Stack, content,
 };
 use leakscope_profile::{MissingDebugInfo, formats};
-use leakscope_reach::{Blocks, Findings, Heap, OnProgress, scan};
+use leakscope_reach::{Blocks, Findings, Heap, OnProgress, scan_keeping};
 use leakscope_symbols::symbolize;
 use leakscope_target::{Snapshot, Source};
 use std::time::{Duration, Instant};
@@ -17,15 +22,33 @@ use std::time::{Duration, Instant};
 const LOOKED_AT: usize = 4096;
 const KEPT: usize = 256;
 
-/// Scans a snapshot and reports.
+/// What a scan has to do with scans before and after it.
+#[derive(Default, Clone, Copy)]
+pub(crate) struct OverTime<'a> {
+    /// What was kept of the one before.
+    pub(crate) earlier: Option<&'a Kept>,
+    /// Whether there will be one after it.
+    pub(crate) keep: bool,
+}
+
+/// A report, and what a comparison needs.
+pub(crate) struct Made {
+    pub(crate) report: LeakReport,
+    /// What was lost since the scan before.
+    pub(crate) lost: Vec<LostBetween>,
+    pub(crate) kept: Option<Kept>,
+}
+
+/// Scans a snapshot, whose blocks began to be listed at `began`, and reports.
 pub(crate) fn make(
     snapshot: &Snapshot,
     listing: Listing,
     traced: Option<&Traced>,
+    began: Instant,
     options: &Options,
+    over_time: OverTime<'_>,
     progress: Option<OnProgress<'_>>,
-) -> Result<LeakReport, Error> {
-    let began = Instant::now();
+) -> Result<Made, Error> {
     let mut roots = roots::roots(snapshot, traced, &listing.no_roots);
     roots.blocks = listing.held;
     let heap = Heap {
@@ -35,20 +58,69 @@ pub(crate) fn make(
         mappings: &snapshot.mappings,
         roots: &roots,
     };
-    let findings = scan(&heap, &options.scan, progress);
+    let (findings, pointers) = scan_keeping(&heap, &options.scan, progress);
     let scan_time = began.elapsed();
 
+    // Names cost little beside the scan, but a heap without leaks needs none.
+    let shown = options.shown;
+    let is_named = |kind: Kind| kind != Kind::Reachable || shown.contains(kind);
+    let any = [Kind::Definite, Kind::Indirect, Kind::Possible, Kind::Reachable]
+        .into_iter()
+        .any(|kind| is_named(kind) && findings.count(kind).blocks > 0);
+    let places = if any || over_time.keep { Places::of(snapshot) } else { Places::default() };
+    let wanted = |&index: &usize| findings.kind(index).is_some_and(is_named);
+    let all = 0..listing.blocks.len();
+    let types = Types::find(
+        snapshot,
+        &places,
+        &listing.blocks,
+        all.filter(wanted),
+        |index| wanted(&index),
+        &options.symbols,
+    );
+
     let mut collector = Collector::default();
-    let found = found_blocks(&listing.blocks, &findings, &listing.own, traced);
+    let found = found_blocks(&listing.blocks, &findings, &listing.own, &types, traced);
     found.for_each(|block| collector.add(&block));
     let wanted = collector.stacks(|kind| kind != Kind::Reachable || options.shown.contains(kind));
     let (stacks, missing) = match traced {
         Some(traced) => name_stacks(traced, &wanted, options)?,
         None => (Vec::new(), Vec::new()),
     };
-    let types: Vec<String> = Vec::new();
-    let names = Names { stacks: &stacks, types: &types };
-    let merged = collector.finish(&names, &options.suppressions);
+    let names = Names { stacks: &stacks, types: &types.names };
+    let mut merged = collector.finish(&names, &options.suppressions);
+
+    let (retention, history) = if options.retained {
+        let none = History::default();
+        let before = over_time.earlier.map_or(&none, |earlier| &earlier.history);
+        let elapsed = over_time.earlier.map_or(Duration::ZERO, |earlier| began.duration_since(earlier.at));
+        let history = before.with(&merged.records, elapsed);
+        let found = found_blocks(&listing.blocks, &findings, &listing.own, &types, traced);
+        let found = retention::retention(found, &merged, traced, options.referenced.as_ref(), &history);
+        (Some(found), history)
+    } else {
+        (None, History::default())
+    };
+
+    let growing = retention.iter().flat_map(|retention| &retention.records).map(|retained| retained.record);
+    let examples = holders::wanted(&merged.records, growing, shown, &listing.blocks);
+    let holders = if over_time.keep {
+        pointers.holders(None, &places.stacks())
+    } else {
+        let blocks: Vec<usize> = examples.iter().map(|&(_, block)| block).collect();
+        pointers.holders(Some(&blocks), &places.stacks())
+    };
+    let naming = Naming { snapshot, blocks: &listing.blocks, places: &places, options: &options.symbols };
+    holders::add(&mut merged.records, &examples, &holders, &pointers, naming);
+    drop(pointers);
+    let lost = match over_time.earlier {
+        Some(earlier) => {
+            let found = found_blocks(&listing.blocks, &findings, &listing.own, &types, traced);
+            let lost = found.filter_map(|block| Some((merged.record_of(&block)?, block)));
+            lost_since(earlier, lost, snapshot, &places, &listing.blocks, options, began)
+        }
+        None => Vec::new(),
+    };
 
     let process = match traced {
         Some(traced) => {
@@ -68,6 +140,7 @@ pub(crate) fn make(
         summary: merged.summary,
         records: merged.records,
         suppressions: merged.suppressions,
+        retention,
         notes: snapshot.notes.iter().cloned().chain(shared(snapshot)).chain(listing.notes).collect(),
         missing,
         ..LeakReport::default()
@@ -84,34 +157,15 @@ pub(crate) fn make(
             .push(format!("the heap was in use while it was frozen: {torn}; its blocks may be wrong"));
     }
     add_contents(&mut report, snapshot, &listing.blocks, options);
-    if std::env::var_os("DEBUG_HOLDERS").is_some() {
-        for record in &report.records {
-            if record.kind != Kind::Possible && record.kind != Kind::Reachable {
-                continue;
-            }
-            let wanted: Vec<usize> = record.examples.iter().filter_map(|&a| listing.blocks.find(a)).collect();
-            for chain in leakscope_reach::holders(&heap, &options.scan, &wanted, 20) {
-                eprintln!(
-                    "{:?} {} {:?}: {chain:x?}",
-                    record.kind,
-                    record.bytes,
-                    record.stack.first().map(|f| (&f.function, f.line))
-                );
-                if let Some(chain) = chain {
-                    if let leakscope_reach::Origin::Memory(at) = chain.origin {
-                        eprintln!("   in {:x?}", roots::mapping_at(&snapshot.mappings, at));
-                        for t in &snapshot.threads {
-                            eprintln!(
-                                "   thread {} pc {:x} sp {:x} tp {:x}",
-                                t.tid, t.registers.pc, t.registers.sp, t.registers.thread_pointer
-                            );
-                        }
-                    }
-                }
-            }
-        }
-    }
-    Ok(report)
+    let kept = over_time.keep.then_some(Kept {
+        start_ticks: snapshot.start_ticks,
+        blocks: listing.blocks,
+        holders,
+        places,
+        history,
+        at: began,
+    });
+    Ok(Made { report, lost, kept })
 }
 
 /// What a copy of a process's memory does not freeze, in words. The tracer's own arena holds nothing of the process's.
@@ -133,6 +187,7 @@ fn found_blocks<'a>(
     blocks: &'a Blocks,
     findings: &'a Findings,
     own: &'a [usize],
+    types: &'a Types,
     traced: Option<&'a Traced>,
 ) -> impl Iterator<Item = FoundBlock> + use<'a> {
     let now = traced.map_or(0, |traced| traced.heap.tick);
@@ -151,7 +206,7 @@ fn found_blocks<'a>(
             indirect_bytes: indirect.bytes,
             indirect_blocks: indirect.blocks,
             stack: recorded.map(|recorded| recorded.stack),
-            signature: None,
+            signature: types.of(index),
             age: recorded.map(|recorded| {
                 Duration::from_millis(u64::from(now.saturating_sub(recorded.birth)) * TICK_MS)
             }),

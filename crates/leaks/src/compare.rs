@@ -4,6 +4,7 @@ use crate::records::{FrameIdentity, SizeClass, frame_identity};
 use crate::{Amount, Chain, KindSet, LeakRecord, Summary};
 use leakscope_reach::Kind;
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 /// One scan's result, as far as it is compared.
@@ -115,6 +116,13 @@ fn identity(record: &LeakRecord) -> Identity<'_> {
     } else {
         Identity::Stack(record.kind, record.stack.iter().map(frame_identity).collect(), record.truncated)
     }
+}
+
+/// A number that is the same for a record at every scan, and with another record's by chance only.
+pub(crate) fn fingerprint(record: &LeakRecord) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    identity(record).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Compares two scans that lie `elapsed` apart. `lost` are blocks that were lost in between, where the caller kept

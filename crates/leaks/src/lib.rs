@@ -10,6 +10,7 @@ pub mod content;
 mod kinds;
 pub mod records;
 mod report;
+mod retention;
 mod suppress;
 
 pub use compare::{Change, ChangeStatus, Comparison, HeldBefore, LostBetween, Scan, compare};
@@ -20,4 +21,5 @@ pub use records::{Collector, FoundBlock, Merged, Names, SizeClass, Stack, merge}
 pub use report::{
     Ages, Amount, BlockSource, Chain, LeakRecord, LeakReport, SizeRange, SnapshotKind, Source, Summary,
 };
+pub use retention::{Cohort, Cohorts, History, Known, Retained, Retention, Staleness, retained};
 pub use suppress::{Error, Origin, Problem, Subject, SuppressionUse, Suppressions, generate};

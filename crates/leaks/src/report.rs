@@ -1,6 +1,6 @@
 //! What a scan found, as plain data.
 
-use crate::{Comparison, ContentHint, KindSet, Outcome, SuppressionUse};
+use crate::{Comparison, ContentHint, KindSet, Outcome, Retention, SuppressionUse};
 use leakscope_profile::{Frame, MissingDebugInfo, Process};
 use leakscope_reach::Kind;
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub struct LeakReport {
     pub source: Source,
     /// How long the process stood still; none for a core file and for a process at its own exit.
     pub pause: Option<Duration>,
-    /// How long it took to find what is reachable, after the pause or, without a frozen copy, in it.
+    /// How long it took to list the blocks and to find what is reachable, after the pause or, without a frozen copy, in it.
     pub scan: Duration,
     /// Sums over all blocks of the heap.
     pub summary: Summary,
@@ -28,6 +28,8 @@ pub struct LeakReport {
     pub suppressions: Vec<SuppressionUse>,
     /// What has changed since the scan before, when there was one.
     pub comparison: Option<Comparison>,
+    /// Which reachable memory keeps growing, if asked for.
+    pub retention: Option<Retention>,
     /// What a reader must know to judge the numbers: ambiguous chunks, regions that could not be read.
     pub notes: Vec<String>,
     /// Modules that could not be named fully.

@@ -2,13 +2,14 @@
 
 mod at_exit;
 mod options;
+mod over_time;
 
 use crate::cli::{DEBUGINFOD, NO_COLOR, STATE_HOME, Section};
 use crate::{exit, report};
 use anyhow::{Context, Result, bail};
 use clap::ValueHint;
-use leakscope_examine::Options;
-use leakscope_leaks::{KindSet, LeakReport};
+use leakscope_examine::{Options, Staleness};
+use leakscope_leaks::{Kind, KindSet, LeakReport};
 use leakscope_reach::{Progress, Step};
 use leakscope_report::LeaksTextOptions;
 use std::ffi::OsString;
@@ -82,9 +83,31 @@ pub struct Args {
     /// After each record, print a suppression for it
     #[arg(long)]
     gen_suppressions: bool,
+    /// Scan again every TIME (500ms, 60s, 5m, 1h), and say what was lost in between and what held it last
+    ///
+    /// Goes on until the process ends, SIGINT or SIGTERM comes, or --count is reached. JSON is one document a line, one
+    /// for each scan. Between scans, leakscope keeps about nine bytes for each block of the process.
+    #[arg(long, value_name = "TIME", value_parser = options::time, conflicts_with = "command")]
+    every: Option<Duration>,
+    /// With --every: end after N scans
+    #[arg(long, value_name = "N", requires = "every", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
     /// Records to show, the largest ones
     #[arg(long, value_name = "N", default_value_t = 20)]
     top: usize,
+    /// Also say which reachable memory keeps growing, and who holds it
+    ///
+    /// Of a traced process by the ages of blocks: which call sites' blocks survive from all parts of its life. Of others
+    /// with --every: which records are larger at scan after scan. Reachable records are shown, too.
+    #[arg(long, conflicts_with = "command")]
+    retained: bool,
+    /// With --retained: how much of that memory nobody touches in TIME, by the kernel's marks on pages
+    ///
+    /// Before each scan, leakscope makes the kernel forget which pages were in use (/proc/PID/clear_refs), and waits. This
+    /// disturbs the kernel's reclaim: under memory pressure, the process's pages are swapped out first.
+    #[arg(long, value_name = "TIME", value_parser = options::time, requires = "retained")]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "10s")]
+    staleness: Option<Duration>,
     /// JSON (schema leakscope.leaks/1), to standard output or to FILE; with a COMMAND, FILE must be named
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, value_hint = ValueHint::FilePath)]
     json: Option<Option<PathBuf>>,
@@ -114,14 +137,29 @@ pub struct Args {
 
 /// Finds leaks and reports them.
 pub fn leaks(args: &Args) -> Result<ExitCode> {
-    let options = args.options()?;
+    let mut options = args.options()?;
     if !args.command.is_empty() {
         return at_exit::run(args, options);
     }
     let Some(target) = &args.target else { bail!("name a process or a core file") };
+    let pid = target.to_str().and_then(|text| text.parse::<u32>().ok());
+    if let Some(every) = args.every {
+        let Some(pid) = pid else {
+            bail!("--every needs a process: {} is none's number", Path::new(target).display());
+        };
+        return over_time::run(args, pid, every, options);
+    }
+    if let Some(time) = args.staleness {
+        let Some(pid) = pid else {
+            bail!("--staleness needs a process: {} is none's number", Path::new(target).display());
+        };
+        let staleness = Staleness::begin(pid)?;
+        std::thread::sleep(time);
+        options.referenced = Some(staleness.end()?);
+    }
     let progress = ProgressLine::default();
     let tell = |progress_made: Progress| progress.tell(progress_made);
-    let report = match target.to_str().and_then(|text| text.parse::<u32>().ok()) {
+    let report = match pid {
         Some(pid) => leakscope_examine::process(pid, &options, Some(&tell)),
         None => {
             let core = Path::new(target);
@@ -159,9 +197,16 @@ pub fn leaks(args: &Args) -> Result<ExitCode> {
 }
 
 impl Args {
+    /// The kinds whose records are shown.
+    fn shown(&self) -> KindSet {
+        let shown =
+            |kind: &Kind| self.show_leak_kinds.contains(*kind) || (self.retained && *kind == Kind::Reachable);
+        KindSet::of(&KindSet::KINDS.into_iter().filter(shown).collect::<Vec<_>>())
+    }
+
     fn text(&self, report: &LeakReport, color: bool) -> String {
         let options = LeaksTextOptions {
-            shown: self.show_leak_kinds,
+            shown: self.shown(),
             top: self.top,
             suppressions: self.gen_suppressions,
             color,
@@ -170,14 +215,22 @@ impl Args {
     }
 
     fn write_json(&self, report: &LeakReport, mut out: impl Write, path: &Path) -> Result<()> {
-        leakscope_report::write_leaks_json(report, self.show_leak_kinds, &mut out)
+        leakscope_report::write_leaks_json(report, self.shown(), &mut out)
+            .and_then(|()| out.flush())
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    fn write_json_line(&self, report: &LeakReport, out: impl Write, path: &Path) -> Result<()> {
+        let mut out = BufWriter::new(out);
+        leakscope_report::write_leaks_json_line(report, self.shown(), &mut out)
             .and_then(|()| out.flush())
             .with_context(|| format!("cannot write {}", path.display()))
     }
 
     fn options(&self) -> Result<Options> {
         let mut options = Options {
-            shown: self.show_leak_kinds,
+            shown: self.shown(),
+            retained: self.retained,
             errors: self.errors_for_leak_kinds,
             contents: self.contents,
             symbols: leakscope_symbols::Options::from_env(),

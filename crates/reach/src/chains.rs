@@ -39,8 +39,8 @@ pub struct Chain {
 }
 
 /// No block: it was not seen, or a root leads to it. Blocks have fewer bits.
-const UNSEEN: u32 = u32::MAX;
-const ROOT: u32 = u32::MAX - 1;
+pub(crate) const UNSEEN: u32 = u32::MAX;
+pub(crate) const ROOT: u32 = u32::MAX - 1;
 
 /// For each wanted block, the shortest chain of at most `max_depth` blocks that leads to it; none if nothing does.
 ///
@@ -59,7 +59,7 @@ pub fn holders(heap: &Heap<'_>, options: &Options, wanted: &[usize], max_depth: 
             break;
         }
         let mut search = Search { heap, scan: &scan, graph: &graph, interior, hand: Hand::default() };
-        let parents = search.breadth_first(&missing, max_depth);
+        let parents = search.breadth_first(Some(&missing), max_depth, false, |_| false, |_, _| ());
         let mut found = search.chains(&parents, &missing);
         for (chain, index) in chains.iter_mut().zip(wanted) {
             if chain.is_none() {
@@ -70,13 +70,32 @@ pub fn holders(heap: &Heap<'_>, options: &Options, wanted: &[usize], max_depth: 
     chains
 }
 
-struct Search<'a> {
-    heap: &'a Heap<'a>,
-    scan: &'a Scan<'a>,
-    graph: &'a Graph,
+pub(crate) struct Search<'a> {
+    pub(crate) heap: &'a Heap<'a>,
+    pub(crate) scan: &'a Scan<'a>,
+    pub(crate) graph: &'a Graph,
     /// Whether every interior pointer counts.
-    interior: bool,
-    hand: Hand,
+    pub(crate) interior: bool,
+    pub(crate) hand: Hand,
+}
+
+/// What a search has seen.
+struct Seen<'a> {
+    parents: Vec<u32>,
+    wanted: Option<&'a HashSet<usize>>,
+    missing: usize,
+}
+
+impl Seen<'_> {
+    /// Sees a block; says whether it was the first time.
+    #[inline]
+    fn see(&mut self, target: usize, parent: u32, level: &mut Vec<u32>) -> bool {
+        let Some(seen) = self.parents.get_mut(target).filter(|seen| **seen == UNSEEN) else { return false };
+        *seen = parent;
+        level.push(target as u32);
+        self.missing -= usize::from(self.wanted.is_some_and(|wanted| wanted.contains(&target)));
+        true
+    }
 }
 
 impl Search<'_> {
@@ -108,52 +127,123 @@ impl Search<'_> {
         self.hand = hand;
     }
 
-    /// The block that leads to each block that was seen, nearest to the roots first, until all wanted ones were.
-    fn breadth_first(&mut self, wanted: &HashSet<usize>, max_depth: usize) -> Vec<u32> {
-        let mut parents = vec![UNSEEN; self.heap.blocks.len()];
-        let mut missing = wanted.len();
-        let mut level: Vec<u32> = Vec::new();
-        let mut see = |target: usize, parent: u32, level: &mut Vec<u32>| {
-            if let Some(seen) = parents.get_mut(target).filter(|seen| **seen == UNSEEN) {
-                *seen = parent;
-                level.push(target as u32);
-                missing -= usize::from(wanted.contains(&target));
-            }
-            missing == 0
+    /// The block that leads to each block that was seen, nearest to the roots first, until all wanted ones were (all
+    /// blocks, if none is named). Roots that are `weak` count only for what no other leads to. With `also_interior`, what is
+    /// still missing is then looked for over interior pointers, too. `rooted` is told of each block to which a root
+    /// leads, and of the first such root.
+    pub(crate) fn breadth_first(
+        &mut self,
+        wanted: Option<&HashSet<usize>>,
+        max_depth: usize,
+        also_interior: bool,
+        weak: impl Fn(Origin) -> bool,
+        mut rooted: impl FnMut(usize, Origin),
+    ) -> Vec<u32> {
+        let mut seen = Seen {
+            parents: vec![UNSEEN; self.heap.blocks.len()],
+            wanted,
+            missing: wanted.map_or(usize::MAX, HashSet::len),
         };
-        let mut complete = false;
-        self.roots(|_, _, target| complete |= see(target, ROOT, &mut level));
+        let mut level: Vec<u32> = Vec::new();
+        let mut weakly: Vec<(usize, Origin)> = Vec::new();
+        self.roots(|origin, _, target| {
+            if weak(origin) {
+                weakly.push((target, origin));
+            } else if seen.see(target, ROOT, &mut level) {
+                rooted(target, origin);
+            }
+        });
+        self.levels(&mut seen, level, max_depth);
+        let mut level = Vec::new();
+        for (target, origin) in weakly {
+            if seen.see(target, ROOT, &mut level) {
+                rooted(target, origin);
+            }
+        }
+        self.levels(&mut seen, level, max_depth);
+        if also_interior && seen.missing > 0 {
+            self.interior = true;
+            self.beyond(&mut seen, weak, rooted);
+        }
+        seen.parents
+    }
+
+    /// Goes on over interior pointers from all that was seen. Each block's holder was seen before it, so there are no
+    /// rings.
+    fn beyond(
+        &mut self,
+        seen: &mut Seen<'_>,
+        weak: impl Fn(Origin) -> bool,
+        mut rooted: impl FnMut(usize, Origin),
+    ) {
+        let before: Vec<u64> = seen
+            .parents
+            .chunks(64)
+            .map(|part| part.iter().rev().fold(0, |bits, &parent| bits << 1 | u64::from(parent != UNSEEN)))
+            .collect();
+        let mut level: Vec<u32> = Vec::new();
+        let mut weakly: Vec<(usize, Origin)> = Vec::new();
+        self.roots(|origin, _, target| {
+            if weak(origin) {
+                if seen.parents.get(target) == Some(&UNSEEN) {
+                    weakly.push((target, origin));
+                }
+            } else if seen.see(target, ROOT, &mut level) {
+                rooted(target, origin);
+            }
+        });
+        for (at, bits) in before.into_iter().enumerate() {
+            let mut bits = bits;
+            while bits != 0 && seen.missing > 0 {
+                self.targets(at * 64 + bits.trailing_zeros() as usize, seen, &mut level);
+                bits &= bits - 1;
+            }
+        }
+        self.levels(seen, level, usize::MAX);
+        let mut level = Vec::new();
+        for (target, origin) in weakly {
+            if seen.see(target, ROOT, &mut level) {
+                rooted(target, origin);
+            }
+        }
+        self.levels(seen, level, usize::MAX);
+    }
+
+    /// Sees what a block leads to.
+    fn targets(&mut self, index: usize, seen: &mut Seen<'_>, next: &mut Vec<u32>) {
+        match self.graph.edges(index) {
+            Edges::Kept(kept) => {
+                for edge in kept.iter().map(|&edge| Edge::from(edge)).filter(|&edge| self.counts(edge)) {
+                    seen.see(edge.target(), index as u32, next);
+                }
+            }
+            Edges::Unknown => {
+                let range = self.range(index);
+                let interior = self.interior;
+                self.scan.edges_in(&range, &mut self.hand, |edge| {
+                    if interior || !edge.is_interior() {
+                        seen.see(edge.target(), index as u32, next);
+                    }
+                });
+            }
+        }
+    }
+
+    /// Goes on from the blocks of one level.
+    fn levels(&mut self, seen: &mut Seen<'_>, mut level: Vec<u32>, max_depth: usize) {
         for _ in 1..max_depth {
             let mut next = Vec::new();
             for index in std::mem::take(&mut level) {
-                if complete {
-                    return parents;
+                if seen.missing == 0 {
+                    return;
                 }
-                match self.graph.edges(index as usize) {
-                    Edges::Kept(kept) => {
-                        for edge in
-                            kept.iter().map(|&edge| Edge::from(edge)).filter(|&edge| self.counts(edge))
-                        {
-                            complete |= see(edge.target(), index, &mut next);
-                        }
-                    }
-                    Edges::Unknown => {
-                        let range = self.range(index as usize);
-                        let interior = self.interior;
-                        self.scan.edges_in(&range, &mut self.hand, |edge| {
-                            if interior || !edge.is_interior() {
-                                complete |= see(edge.target(), index, &mut next);
-                            }
-                        });
-                    }
-                }
+                self.targets(index as usize, seen, &mut next);
             }
             level = next;
             if level.is_empty() {
                 break;
             }
         }
-        parents
     }
 
     fn range(&self, index: usize) -> Range<u64> {
@@ -217,6 +307,11 @@ impl Search<'_> {
             }
         }
         chains
+    }
+
+    /// Where in `holder` the first pointer to `target` lies, and that pointer; one to its start if there is any.
+    pub(crate) fn field(&mut self, holder: usize, target: usize) -> Option<(u64, u64)> {
+        self.fields(holder, &HashSet::from([target])).remove(&target)
     }
 
     /// Where in `holder` the first pointer to each target lies, and that pointer; one to its start if there is any.

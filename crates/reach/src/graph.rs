@@ -316,10 +316,12 @@ fn limit(hand: &mut Hand) {
             *edges += usize::from(degree);
         }
     }
-    let mut sum = 0;
+    // Whole classes as far as they fit, and of the next one as many blocks as still do.
+    let mut room = allowed;
     let most = histogram.iter().take_while(|&&edges| {
-        sum += edges;
-        sum <= allowed
+        let fits = edges <= room;
+        room -= if fits { edges } else { 0 };
+        fits
     });
     let most = most.count();
     let (mut from, mut kept) = (0, 0);
@@ -328,7 +330,11 @@ fn limit(hand: &mut Hand) {
         if count == FULL {
             continue;
         }
-        if count < most {
+        let is_last = count == most && count <= room;
+        if is_last {
+            room -= count;
+        }
+        if count < most || is_last {
             hand.edges.copy_within(from..from + count, kept);
             kept += count;
         } else {

@@ -5,6 +5,7 @@ mod chains;
 mod cliques;
 mod findings;
 mod graph;
+mod held;
 mod heuristics;
 mod lookup;
 mod mark;
@@ -16,9 +17,10 @@ mod words;
 pub use blocks::{Block, BlocksBuilder};
 pub use chains::{Chain, Hop, Origin, holders};
 pub use findings::{Count, Findings};
+pub use held::{Holders, Link, Path, Pointers};
 pub use heuristics::{Heuristic, Heuristics};
 pub use lookup::{Blocks, Iter};
-pub use scan::{Heap, OnProgress, Options, Progress, Step, scan};
+pub use scan::{Heap, OnProgress, Options, Progress, Step, scan, scan_keeping};
 
 use std::ops::Range;
 

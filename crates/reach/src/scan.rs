@@ -2,10 +2,11 @@
 
 use crate::findings::Findings;
 use crate::graph::{Graph, Scan};
+use crate::held::Pointers;
 use crate::heuristics::{Heuristics, Judge};
 use crate::mark::{Marks, root_ranges};
 use crate::words::Reader;
-use crate::{Blocks, Roots, cliques};
+use crate::{Blocks, Kind, Roots, cliques};
 use leakscope_target::{Mapping, Memory};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -73,6 +74,16 @@ pub type OnProgress<'a> = &'a (dyn Fn(Progress) + Sync);
 
 /// Finds the kind of every block.
 pub fn scan(heap: &Heap<'_>, options: &Options, progress: Option<OnProgress<'_>>) -> Findings {
+    scan_keeping(heap, options, progress).0
+}
+
+/// [`scan`], which keeps the pointers that it found (up to ten bytes for each block), to tell who holds a block without
+/// reading memory once more.
+pub fn scan_keeping<'a>(
+    heap: &Heap<'a>,
+    options: &Options,
+    progress: Option<OnProgress<'_>>,
+) -> (Findings, Pointers<'a>) {
     let threads = options.threads.max(1);
     let tell = |step, done, total| {
         if let Some(progress) = progress {
@@ -103,8 +114,10 @@ pub fn scan(heap: &Heap<'_>, options: &Options, progress: Option<OnProgress<'_>>
     tell(Step::Lost, 0, 0);
     let mut states: Vec<u8> = marks.states.into_iter().map(AtomicU8::into_inner).collect();
     let groups = cliques::sort_out(&words, &graph, &mut states);
-    drop(graph);
-    Findings::new(heap.blocks, states, groups)
+    let findings = Findings::new(heap.blocks, states, groups);
+    let has_possible = findings.count(Kind::Possible).blocks > 0;
+    let pointers = Pointers::new(*heap, options.clone(), graph, has_possible);
+    (findings, pointers)
 }
 
 pub(crate) fn prepare<'a>(heap: &Heap<'a>, options: &Options) -> Scan<'a> {

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{collect, judge, mapping, scanned};
-use leakscope_reach::{Blocks, Heap, Kind, Options, Origin, Progress, Roots, holders, scan};
+use leakscope_reach::{Blocks, Heap, Kind, Options, Origin, Progress, Roots, holders, scan, scan_keeping};
 use leakscope_target::{Mapping, Memory, Pieces};
 use std::sync::Mutex;
 
@@ -136,6 +136,74 @@ fn every_hop_of_a_chain_is_a_pointer_to_the_next_block() {
             assert_eq!(holders(&heap, &options, &[index], shorter), [None]);
         }
     }
+}
+
+#[test]
+fn the_holders_of_all_blocks_are_those_that_are_found_for_each() {
+    let large = large(200, 3);
+    let heap = large.heap();
+    let options = Options::default();
+    let (findings, pointers) = scan_keeping(&heap, &options, None);
+    let all: Vec<usize> = (0..large.blocks.len()).collect();
+    let chains = holders(&heap, &options, &all, usize::MAX);
+    let some: Vec<usize> = all.iter().copied().step_by(97).collect();
+    let mut links = std::collections::BTreeSet::new();
+    for (held, wanted) in [(pointers.holders(None, &[]), &all), (pointers.holders(Some(&some), &[]), &some)] {
+        for &index in wanted {
+            let path = held.path(index);
+            assert_eq!(path.is_some(), chains[index].is_some(), "{index}");
+            assert_eq!(path.is_some(), held.is_held(index));
+            let (Some(path), Some(chain)) = (path, &chains[index]) else { continue };
+            if findings.kind(index) == Some(Kind::Reachable) {
+                assert_eq!(path.blocks.len(), chain.hops.len(), "{index}");
+            }
+            let Origin::Memory(root) = path.origin else { panic!("{:?}", path.origin) };
+            let held = |pointer| large.memory.word(pointer).and_then(|word| large.blocks.find(word));
+            assert_eq!(held(root), path.blocks.first().copied());
+            links.extend(path.blocks.windows(2).map(|pair| (pair[0], pair[1])));
+            assert_eq!(path.blocks.last(), Some(&index));
+        }
+    }
+    // Some of them: in a large block it takes long to find one.
+    let links: Vec<(usize, usize)> = links.into_iter().step_by(20).collect();
+    assert!(links.len() > 10);
+    for (&(holder, target), link) in links.iter().zip(pointers.links(&links)) {
+        let link = link.unwrap();
+        let address = large.blocks.get(holder).unwrap().address + link.field;
+        assert_eq!(large.memory.word(address), Some(link.pointer));
+        assert_eq!(large.blocks.find(link.pointer), Some(target));
+    }
+    let nothing = pointers.holders(Some(&[]), &[]);
+    assert_eq!((nothing.path(0), nothing.holder(usize::MAX)), (None, None));
+}
+
+#[test]
+fn a_longer_chain_from_a_lasting_root_is_preferred_to_one_from_a_stack() {
+    // The stack leads to the second block directly, a global variable over the first; only the stack to the third.
+    let words = [HEAP + 64, 0, 0, 0].map(u64::to_ne_bytes).concat();
+    let (stack, global) = (0x1000u64, 0x2000u64);
+    let memory = Pieces::new(vec![
+        (stack, [HEAP + 64, HEAP + 128].map(u64::to_ne_bytes).concat()),
+        (global, HEAP.to_ne_bytes().to_vec()),
+        (HEAP, words),
+    ]);
+    let blocks = collect([(HEAP, 32), (HEAP + 64, 32), (HEAP + 128, 32)]);
+    let ranges = vec![stack..stack + 16, global..global + 8];
+    let roots = Roots { ranges, words: vec![HEAP], ..Roots::default() };
+    let heap = Heap { memory: &memory, blocks: &blocks, areas: &[], mappings: &[], roots: &roots };
+    let (_, pointers) = scan_keeping(&heap, &Options::default(), None);
+    let weak = stack..stack + 16;
+    let held = pointers.holders(None, std::slice::from_ref(&weak));
+    let paths: Vec<_> =
+        (0..3).filter_map(|index| held.path(index)).map(|path| (path.origin, path.blocks)).collect();
+    let expected = [
+        (Origin::Memory(global), vec![0]),
+        (Origin::Memory(global), vec![0, 1]),
+        (Origin::Memory(stack + 8), vec![2]),
+    ];
+    assert_eq!(paths, expected);
+    let held = pointers.holders(None, &[]);
+    assert_eq!(held.path(1).map(|path| path.origin), Some(Origin::Memory(stack)));
 }
 
 #[test]

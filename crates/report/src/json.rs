@@ -4,7 +4,7 @@
 
 mod leaks;
 
-pub use leaks::{leaks_json, write_leaks_json};
+pub use leaks::{leaks_json, write_leaks_json, write_leaks_json_line};
 
 use crate::escape::elided;
 use crate::time::rfc3339;

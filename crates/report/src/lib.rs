@@ -17,7 +17,7 @@ mod units;
 
 pub use flamegraph::flamegraph;
 pub use folded::folded;
-pub use json::{json, leaks_json, write_json, write_leaks_json};
+pub use json::{json, leaks_json, write_json, write_leaks_json, write_leaks_json_line};
 pub use leakscope_profile::View;
 pub use pprof::pprof;
 pub use text::{LeaksTextOptions, TextOptions, leaks_text, text};

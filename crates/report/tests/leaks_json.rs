@@ -45,7 +45,8 @@ fn every_field_is_documented_and_in_its_unit_and_every_documented_field_is_there
     for (path, unit) in &documented {
         let fits = |value: &&Value| match unit.as_str() {
             _ if value.is_null() => true,
-            "bytes" | "blocks" | "records" => value.is_u64(),
+            "bytes" | "blocks" | "records" | "scans" => value.is_u64(),
+            "0 to 1" => value.as_f64().is_some_and(|share| (0.0..=1.0).contains(&share)),
             "bytes, signed" | "blocks, signed" => value.is_i64(),
             "seconds" | "milliseconds" => value.as_f64().is_some_and(|time| time >= 0.0),
             "bytes per minute" | "blocks per minute" => value.is_f64(),

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
-/// Lines that describe this machine and the tools on it, as a Markdown list.
-pub fn describe(root: &Path) -> Vec<String> {
+/// Lines that describe this machine, the tools (with the arguments that ask for their versions) and packages on it.
+pub fn describe(root: &Path, tools: &[(&str, &[&str])], packages: &[&str]) -> Vec<String> {
     let cpu = field("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown processor".to_owned());
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let memory = field("/proc/meminfo", "MemTotal")
@@ -22,19 +22,12 @@ pub fn describe(root: &Path) -> Vec<String> {
         format!("compilers: {}; {}", first_line("gcc", &["--version"]), first_line("rustc", &["--version"])),
         format!("leakscope: {}", revision(root)),
     ];
-    let tools = [
-        ("heaptrack", &["--version"][..]),
-        ("valgrind", &["--version"]),
-        ("sqlite3", &["--version"]),
-        ("/usr/bin/python3", &["--version"]),
-        ("redis-server", &["--version"]),
-    ]
-    .map(|(program, arguments)| first_line(program, arguments));
+    let tools: Vec<String> =
+        tools.iter().map(|(program, arguments)| first_line(program, arguments)).collect();
     lines.push(format!("tools: {}", tools.join("; ")));
-    let packages = first_lines(
-        "dpkg-query",
-        &["--show", "--showformat=${Package} ${Version}\n", "libgoogle-perftools4*", "libjemalloc2"],
-    );
+    let mut query = vec!["--show", "--showformat=${Package} ${Version}\n"];
+    query.extend(packages);
+    let packages = first_lines("dpkg-query", &query);
     if !packages.is_empty() {
         lines.push(format!("libraries: {}", packages.join("; ")));
     }

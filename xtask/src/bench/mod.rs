@@ -1,4 +1,4 @@
-//! `cargo xtask bench overhead`: what tracing costs, beside the other tools.
+//! `cargo xtask bench overhead`: what tracing costs, beside the other tools. `cargo xtask bench scan`: what a scan costs.
 
 mod child;
 mod fork;
@@ -7,6 +7,7 @@ mod latency;
 mod machine;
 mod programs;
 mod redis;
+mod scan;
 mod startup;
 mod stats;
 mod synthetic;
@@ -22,7 +23,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::{packages, workspace};
 use child::progress;
-use table::{Section, document};
+pub use scan::{ScanArgs, scan};
+use table::{Document, Section};
 use tool::{Tool, Tools};
 
 /// Options of `cargo xtask bench overhead`.
@@ -60,6 +62,15 @@ struct Bench {
     only: Vec<String>,
 }
 
+/// Programs that take part, and how they are asked for their version.
+const TOOLS: [(&str, &[&str]); 5] = [
+    ("heaptrack", &["--version"]),
+    ("valgrind", &["--version"]),
+    ("sqlite3", &["--version"]),
+    ("/usr/bin/python3", &["--version"]),
+    ("redis-server", &["--version"]),
+];
+
 /// One group of benchmarks; none if `--only` leaves nothing of it.
 type Measure = fn(&Bench) -> Result<Option<Section>>;
 
@@ -80,8 +91,14 @@ pub fn overhead(args: &OverheadArgs) -> Result<bool> {
     let bench = Bench {
         tools: Tools::find(leakscope, wanted),
         directory: tempfile::Builder::new().prefix("run-").tempdir_in(&target)?,
-        churn: compile(&root, &target, "churn", "-fno-omit-frame-pointer")?,
-        churn_without_frame_pointers: compile(&root, &target, "churn-nofp", "-fomit-frame-pointer")?,
+        churn: compile(&root, &target, "churn", "churn", &["-fno-omit-frame-pointer"])?,
+        churn_without_frame_pointers: compile(
+            &root,
+            &target,
+            "churn",
+            "churn-nofp",
+            &["-fomit-frame-pointer"],
+        )?,
         quick: args.quick,
         cpu_time: args.cpu_time,
         only: args.only.clone(),
@@ -114,7 +131,16 @@ pub fn overhead(args: &OverheadArgs) -> Result<bool> {
         bail!("no benchmark is called {}", args.only.join(" or "));
     }
     let absent = bench.tools.absent.iter().map(|why| format!("not measured: {why}"));
-    let text = document(&machine::describe(&root), &absent.collect::<Vec<_>>(), &sections);
+    let document = Document {
+        title: "What tracing costs",
+        about: "Written by `cargo xtask bench overhead`: all tools in one run, in interleaved rounds; each number is the \
+                median of the rounds' own differences or ratios to native, with the smallest and largest in \
+                parentheses.",
+        machine: machine::describe(&root, &TOOLS, &["libgoogle-perftools4*", "libjemalloc2"]),
+        remarks: absent.collect(),
+        sections,
+    };
+    let text = document.markdown();
     println!("{text}");
     if failed {
         progress("something failed; bench/overhead.md stays as it is");
@@ -127,12 +153,15 @@ pub fn overhead(args: &OverheadArgs) -> Result<bool> {
     Ok(!failed)
 }
 
-fn compile(root: &Path, target: &Path, name: &str, frame_pointers: &str) -> Result<PathBuf> {
+/// Compiles `bench/workloads/SOURCE.c` to `NAME`.
+fn compile(root: &Path, target: &Path, source: &str, name: &str, options: &[&str]) -> Result<PathBuf> {
     let program = target.join(name);
     let status = Command::new("gcc")
-        .args(["-O2", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", frame_pointers, "-o"])
+        .args(["-O2", "-g", "-Wall", "-Wextra", "-Werror", "-pthread"])
+        .args(options)
+        .arg("-o")
         .arg(&program)
-        .arg(root.join("bench/workloads/churn.c"))
+        .arg(root.join("bench/workloads").join(source).with_extension("c"))
         .status()
         .context("cannot run gcc")?;
     if !status.success() {
@@ -144,10 +173,7 @@ fn compile(root: &Path, target: &Path, name: &str, frame_pointers: &str) -> Resu
 impl Bench {
     /// Whether `--only` leaves the benchmark `name` in.
     fn includes(&self, name: &str) -> bool {
-        let matches = |only: &String| {
-            name == only || name.strip_prefix(only.as_str()).is_some_and(|r| r.starts_with('-'))
-        };
-        self.only.is_empty() || self.only.iter().any(matches)
+        is_wanted(&self.only, name)
     }
 
     /// `normal` rounds, or a few if in a hurry.
@@ -189,6 +215,13 @@ impl Bench {
         command.envs(environment.iter().copied());
         child::run(&mut command, scratch.path(), limit).with_context(|| format!("under {}", tool.name()))
     }
+}
+
+/// Whether `--only` leaves the benchmark `name` in.
+fn is_wanted(only: &[String], name: &str) -> bool {
+    let matches =
+        |only: &String| name == only || name.strip_prefix(only.as_str()).is_some_and(|r| r.starts_with('-'));
+    only.is_empty() || only.iter().any(matches)
 }
 
 /// The tools in an order that differs from round to round, so that none always runs after the same other.

@@ -52,31 +52,50 @@ impl Bound {
 }
 
 /// The whole document.
-pub fn document(machine: &[String], remarks: &[String], sections: &[Section]) -> String {
-    let mut text = String::from("# What tracing costs\n\n");
-    text.push_str(
-        "Written by `cargo xtask bench overhead`: all tools in one run, in interleaved rounds; each number is the median \
-         of the rounds' own differences or ratios to native, with the smallest and largest in parentheses.\n\n",
-    );
-    for line in machine.iter().chain(remarks) {
-        let _ = writeln!(text, "- {line}");
+#[derive(Debug)]
+pub struct Document {
+    /// Heading.
+    pub title: &'static str,
+    /// How it came about.
+    pub about: &'static str,
+    /// Where it was measured, in lines.
+    pub machine: Vec<String>,
+    /// What the reader must know besides.
+    pub remarks: Vec<String>,
+    /// Its tables.
+    pub sections: Vec<Section>,
+}
+
+impl Document {
+    /// As Markdown, the promises first.
+    pub fn markdown(&self) -> String {
+        let mut text = format!("# {}\n\n{}\n\n", self.title, self.about);
+        for line in self.machine.iter().chain(&self.remarks) {
+            let _ = writeln!(text, "- {line}");
+        }
+        let bounds: Vec<Vec<String>> = self.sections.iter().flat_map(|s| &s.bounds).map(Bound::row).collect();
+        if !bounds.is_empty() {
+            text.push_str("\n## Promises\n\n");
+            table(&mut text, &["what", "promise", "measured", ""].map(str::to_owned), &bounds);
+        }
+        for section in &self.sections {
+            section.write(&mut text);
+        }
+        text
     }
-    let bounds: Vec<Vec<String>> = sections.iter().flat_map(|s| &s.bounds).map(Bound::row).collect();
-    if !bounds.is_empty() {
-        text.push_str("\n## Promises\n\n");
-        table(&mut text, &["what", "promise", "measured", ""].map(str::to_owned), &bounds);
-    }
-    for section in sections {
-        let _ = write!(text, "\n## {}\n\n{}\n\n", section.title, section.about);
-        table(&mut text, &section.columns, &section.rows);
-        if !section.remarks.is_empty() {
+}
+
+impl Section {
+    fn write(&self, text: &mut String) {
+        let _ = write!(text, "\n## {}\n\n{}\n\n", self.title, self.about);
+        table(text, &self.columns, &self.rows);
+        if !self.remarks.is_empty() {
             text.push('\n');
         }
-        for remark in &section.remarks {
+        for remark in &self.remarks {
             let _ = writeln!(text, "- {remark}");
         }
     }
-    text
 }
 
 /// A Markdown table whose columns line up as plain text, too.

@@ -11,12 +11,16 @@ pub(crate) struct Mapped {
     pub bytes: u64,
 }
 
+/// Where `n_mmaps` is, in bytes before `sbrk_base`: up to 2.34; from 2.35, where an odd number of ints
+/// (`hp_flags` came before it) leaves four bytes of padding behind them.
+const COUNTS: [usize; 2] = [32, 36];
+
 /// Finds the counts: `int n_mmaps, n_mmaps_max, max_n_mmaps, no_dyn_threshold; size_t mmapped_mem, max_mmapped_mem;
-/// char *sbrk_base; size_t tcache_bins`, the same from 2.26 to 2.43, by the first address that `brk` gave, which is at
-/// most 15 bytes before the first chunk of the main heap.
+/// char *sbrk_base; size_t tcache_bins` (2.26 to 2.43), by the first address that `brk` gave, which is at most 15 bytes
+/// before the first chunk of the main heap.
 pub(crate) fn mapped(memory: &dyn Memory, module: &Module, first_chunk: u64) -> Option<Mapped> {
     const LARGEST: u64 = 16 << 20;
-    const BEFORE: usize = 32;
+    const BEFORE: usize = 40;
     let mut found = None;
     for range in &module.data {
         let data = bytes(memory, range.start, (range.end - range.start).min(LARGEST) as usize);
@@ -25,22 +29,24 @@ pub(crate) fn mapped(memory: &dyn Memory, module: &Module, first_chunk: u64) -> 
             if base > first_chunk || first_chunk - base > 15 {
                 continue;
             }
-            let mapped = counts(&data, offset - BEFORE);
-            // Ambiguity is no answer.
-            if mapped.is_some() && found.is_some() && mapped != found {
-                return None;
+            for mapped in COUNTS.into_iter().filter_map(|before| counts(&data, offset, offset - before)) {
+                // Ambiguity is no answer.
+                if found.is_some_and(|found| found != mapped) {
+                    return None;
+                }
+                found = Some(mapped);
             }
-            found = mapped.or(found);
         }
     }
     found
 }
 
-fn counts(data: &[u8], at: usize) -> Option<Mapped> {
+/// The counts, with `sbrk_base` and `n_mmaps` at these offsets, if they make sense.
+fn counts(data: &[u8], base: usize, at: usize) -> Option<Mapped> {
     let (count, limit, most, fixed) =
         (half_at(data, at)?, half_at(data, at + 4)?, half_at(data, at + 8)?, half_at(data, at + 12)?);
     let (bytes, most_bytes, lists) =
-        (word_at(data, at + 16)?, word_at(data, at + 24)?, word_at(data, at + 40)?);
+        (word_at(data, base - 16)?, word_at(data, base - 8)?, word_at(data, base + 8)?);
     let plausible = count <= most
         && most <= limit
         && fixed <= 1

@@ -1,6 +1,7 @@
 //! Values of options.
 
 use leakscope_reach::{Heuristic, Heuristics};
+use std::time::Duration;
 
 /// memcheck's `--leak-check-heuristics`.
 pub(super) fn heuristics(text: &str) -> Result<Heuristics, String> {
@@ -32,6 +33,26 @@ pub(super) fn mask(text: &str) -> Result<u64, String> {
     }
 }
 
+/// A time such as `500ms`, `60s`, `5m`, `1.5h`.
+pub(super) fn time(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is no time: write it as 500ms, 60s, 5m or 1h");
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: f64 = number.parse().map_err(|_| wrong())?;
+    let seconds = match unit {
+        "ms" => number / 1000.0,
+        "s" => number,
+        "m" | "min" => number * 60.0,
+        "h" => number * 3600.0,
+        _ => return Err(wrong()),
+    };
+    let time = Duration::try_from_secs_f64(seconds).map_err(|_| wrong())?;
+    if time < Duration::from_millis(1) {
+        return Err(format!("{text:?} is too short: at least 1ms"));
+    }
+    Ok(time)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,5 +73,16 @@ mod tests {
         assert_eq!(mask("7"), Ok(7));
         assert!(mask("0").is_err());
         assert!(mask("0x1ffffffffffffffff").is_err());
+    }
+
+    #[test]
+    fn times_have_a_unit() {
+        assert_eq!(time("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(time("60s"), Ok(Duration::from_secs(60)));
+        assert_eq!(time("5m"), Ok(Duration::from_secs(300)));
+        assert_eq!(time("1.5h"), Ok(Duration::from_secs(5400)));
+        for wrong in ["", "5", "s", "5x", "-5s", "1..2s", "0s", "0.1ms", "1e400s", "99999999999999999999h"] {
+            assert!(time(wrong).is_err(), "{wrong}");
+        }
     }
 }

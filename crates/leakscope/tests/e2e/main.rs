@@ -16,6 +16,7 @@ mod leaks_command;
 mod leaks_core;
 mod leaks_kill;
 mod leaks_live;
+mod leaks_over_time;
 mod leaks_services;
 mod oracle;
 mod real_programs;

@@ -2,8 +2,8 @@
 
 use super::{FrameFields, MissingFields, ProcessFields, known, string};
 use leakscope_leaks::{
-    Amount, BlockSource, Chain, Change, Comparison, HeldBefore, KindSet, LeakRecord, LeakReport, Source,
-    SuppressionUse, kind_name,
+    Amount, BlockSource, Chain, Change, Comparison, HeldBefore, KindSet, LeakRecord, LeakReport, Retained,
+    Retention, Source, SuppressionUse, kind_name,
 };
 use serde_json::Value;
 use std::borrow::Cow;
@@ -31,6 +31,15 @@ pub fn write_leaks_json(report: &LeakReport, shown: KindSet, mut out: impl io::W
     out.write_all(b"\n")
 }
 
+/// Writes the leaks as JSON on one line, for one scan of several.
+///
+/// # Errors
+/// Those of `out`.
+pub fn write_leaks_json_line(report: &LeakReport, shown: KindSet, mut out: impl io::Write) -> io::Result<()> {
+    serde_json::to_writer(&mut out, &Leaks::new(report, shown))?;
+    out.write_all(b"\n")
+}
+
 #[derive(serde::Serialize)]
 struct Leaks<'a> {
     schema: &'static str,
@@ -44,6 +53,7 @@ struct Leaks<'a> {
     records: Vec<RecordFields<'a>>,
     suppressions: Vec<SuppressionFields<'a>>,
     comparison: Option<ComparisonFields<'a>>,
+    retention: Option<RetentionFields>,
     notes: Vec<Cow<'a, str>>,
     missing_debug_info: Vec<MissingFields<'a>>,
 }
@@ -78,6 +88,7 @@ impl<'a> Leaks<'a> {
                 .collect(),
             suppressions: report.suppressions.iter().map(SuppressionFields::new).collect(),
             comparison: report.comparison.as_ref().map(|changes| ComparisonFields::new(changes, shown)),
+            retention: report.retention.as_ref().map(RetentionFields::new),
             notes: report.notes.iter().map(|note| string(note)).collect(),
             missing_debug_info: report.missing.iter().map(MissingFields::new).collect(),
         }
@@ -293,5 +304,78 @@ struct HeldFields<'a> {
 impl<'a> HeldFields<'a> {
     fn new(held: &'a HeldBefore) -> HeldFields<'a> {
         HeldFields { chain: ChainFields::new(&held.chain), bytes: held.bytes }
+    }
+}
+
+#[derive(serde::Serialize)]
+struct RetentionFields {
+    seen_seconds: f64,
+    scans: u64,
+    staleness: Option<StalenessFields>,
+    records: Vec<RetainedFields>,
+}
+
+#[derive(serde::Serialize)]
+struct StalenessFields {
+    seconds: f64,
+    resident_bytes: u64,
+    referenced_bytes: u64,
+}
+
+#[derive(serde::Serialize)]
+struct RetainedFields {
+    number: usize,
+    bytes_per_minute: f64,
+    grown_scans: u64,
+    grown_bytes: i64,
+    grown_blocks: i64,
+    allocated_bytes: Option<u64>,
+    allocated_blocks: Option<u64>,
+    stale_share: Option<f64>,
+    cohorts: Vec<CohortFields>,
+}
+
+#[derive(serde::Serialize)]
+struct CohortFields {
+    oldest_seconds: f64,
+    youngest_seconds: f64,
+    live_bytes: u64,
+    live_blocks: u64,
+}
+
+impl RetentionFields {
+    fn new(retention: &Retention) -> RetentionFields {
+        RetentionFields {
+            seen_seconds: retention.seen.as_secs_f64(),
+            scans: retention.scans,
+            staleness: retention.staleness.map(|staleness| StalenessFields {
+                seconds: staleness.waited.as_secs_f64(),
+                resident_bytes: staleness.resident,
+                referenced_bytes: staleness.referenced,
+            }),
+            records: retention.records.iter().map(RetainedFields::new).collect(),
+        }
+    }
+}
+
+impl RetainedFields {
+    fn new(retained: &Retained) -> RetainedFields {
+        let cohorts = retained.cohorts.iter().map(|cohort| CohortFields {
+            oldest_seconds: cohort.oldest.as_secs_f64(),
+            youngest_seconds: cohort.youngest.as_secs_f64(),
+            live_bytes: cohort.live.bytes,
+            live_blocks: cohort.live.blocks,
+        });
+        RetainedFields {
+            number: retained.record.saturating_add(1),
+            bytes_per_minute: retained.bytes_per_minute,
+            grown_scans: retained.grown_scans,
+            grown_bytes: retained.grown_bytes,
+            grown_blocks: retained.grown_blocks,
+            allocated_bytes: retained.allocated.map(|amount| amount.bytes),
+            allocated_blocks: retained.allocated.map(|amount| amount.blocks),
+            stale_share: retained.stale,
+            cohorts: cohorts.collect(),
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 mod changes;
 mod record;
+mod retention;
 mod verdict;
 
 use super::paint::Paint;
@@ -45,6 +46,9 @@ pub fn leaks_text(report: &LeakReport, options: &LeaksTextOptions) -> String {
     write_records(&mut out, report, options, paint);
     if let Some(comparison) = &report.comparison {
         changes::write(&mut out, comparison, report, options, paint);
+    }
+    if let Some(found) = &report.retention {
+        retention::write(&mut out, found, report, options, paint);
     }
     write_summary(&mut out, report, options.shown, paint);
     write_suppressions(&mut out, &report.suppressions, paint);

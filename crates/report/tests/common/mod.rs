@@ -2,9 +2,9 @@
 #![allow(dead_code, reason = "each test file uses some of them")]
 
 use leakscope_leaks::{
-    Ages, Amount, BlockSource, Chain, Change, ChangeStatus, Comparison, ContentHint, HeldBefore,
-    Kind as LeakKind, KindSet, LeakRecord, LeakReport, Origin, Outcome, SizeRange, SnapshotKind, Source,
-    Summary, SuppressionUse,
+    Ages, Amount, BlockSource, Chain, Change, ChangeStatus, Cohort, Comparison, ContentHint, HeldBefore,
+    Kind as LeakKind, KindSet, LeakRecord, LeakReport, Origin, Outcome, Retained, Retention, SizeRange,
+    SnapshotKind, Source, Staleness, Summary, SuppressionUse,
 };
 use leakscope_profile::*;
 use std::time::{Duration, UNIX_EPOCH};
@@ -324,6 +324,36 @@ pub fn scan() -> LeakReport {
                     ..Change::default()
                 },
             ],
+        }),
+        retention: Some(Retention {
+            seen: Duration::from_secs(7_200),
+            scans: 3,
+            staleness: Some(Staleness {
+                waited: Duration::from_secs(10),
+                resident: 1_048_576,
+                referenced: 262_144,
+            }),
+            records: vec![Retained {
+                record: 4,
+                cohorts: vec![
+                    Cohort {
+                        oldest: Duration::from_secs(7_200),
+                        youngest: Duration::from_secs(3_600),
+                        live: amount(240_000, 2_400),
+                    },
+                    Cohort {
+                        oldest: Duration::from_secs(3_600),
+                        youngest: Duration::ZERO,
+                        live: amount(260_000, 2_600),
+                    },
+                ],
+                allocated: Some(amount(9_000_000, 90_000)),
+                grown_scans: 2,
+                grown_bytes: 20_000,
+                grown_blocks: 200,
+                bytes_per_minute: 4_166.0,
+                stale: Some(0.75),
+            }],
         }),
         notes: vec!["2 chunks were ambiguous: a thread was inside malloc.".to_owned()],
         missing: service().1.missing,
