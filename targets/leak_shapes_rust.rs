@@ -443,8 +443,8 @@ static SHAPES: &[(&str, fn())] = shapes![
     lost_by_a_resting_thread, // definite=32/1 indirect=288/9 reachable=?
     lost_by_an_ended_thread, // definite=32/1 indirect=288/9
     lost_in_a_forgotten_channel, // definite=?/1 indirect=?/7
-    end_by_exit, // definite=32/1 indirect=288/9 reachable=111/2
-    end_by_exit_with_a_list_on_the_stack, // reachable=132/4
+    end_by_exit, // definite=32/1 indirect=288/9 reachable=100/1
+    end_by_exit_with_a_list_on_the_stack, // reachable=96/3
     end_by_a_caught_panic, // definite=32/1 indirect=288/9
 ];
 

@@ -140,7 +140,7 @@ fn every_hop_of_a_chain_is_a_pointer_to_the_next_block() {
 
 #[test]
 fn the_holders_of_all_blocks_are_those_that_are_found_for_each() {
-    let large = large(200, 3);
+    let large = large(800, 3);
     let heap = large.heap();
     let options = Options::default();
     let (findings, pointers) = scan_keeping(&heap, &options, None);
