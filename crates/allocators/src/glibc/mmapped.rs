@@ -39,10 +39,15 @@ impl Found {
 /// Pages looked at one by one where no chunk starts at the beginning of a mapping: 16 GiB.
 const BUDGET: u64 = 4 << 20;
 
-/// All mmapped chunks outside `heaps`. With `expected`, the search ends once that is found.
-pub(crate) fn find(snapshot: &Snapshot, layout: &Layout, heaps: &Areas, expected: Option<Mapped>) -> Found {
+/// All mmapped chunks outside `elsewhere` (heaps and stacks). With `expected`, the search ends once that is found.
+pub(crate) fn find(
+    snapshot: &Snapshot,
+    layout: &Layout,
+    elsewhere: &Areas,
+    expected: Option<Mapped>,
+) -> Found {
     let memory = &*snapshot.memory;
-    let runs = runs(snapshot, heaps);
+    let runs = runs(snapshot, elsewhere);
     let mut found = Found::default();
     // Most chunks begin a run or follow one that does.
     let mut rest = Vec::new();
@@ -79,9 +84,9 @@ pub(crate) fn find(snapshot: &Snapshot, layout: &Layout, heaps: &Areas, expected
     found
 }
 
-/// Runs of adjacent anonymous private mappings, without the heaps: a chunk may span several, since `madvise` and
+/// Runs of adjacent anonymous private mappings, without heaps and stacks: a chunk may span several, since `madvise` and
 /// `mprotect` split mappings.
-fn runs(snapshot: &Snapshot, heaps: &Areas) -> Vec<Range<u64>> {
+fn runs(snapshot: &Snapshot, elsewhere: &Areas) -> Vec<Range<u64>> {
     let anonymous =
         |path: &[u8]| path.is_empty() || path.starts_with(b"[anon") || path.starts_with(b"/anon_hugepage");
     let mut runs: Vec<Range<u64>> = Vec::new();
@@ -90,9 +95,9 @@ fn runs(snapshot: &Snapshot, heaps: &Areas) -> Vec<Range<u64>> {
             continue;
         }
         let mut start = mapping.start;
-        for heap in heaps.iter().filter(|heap| heap.start < mapping.end && heap.end > mapping.start) {
-            push(&mut runs, start..heap.start);
-            start = start.max(heap.end);
+        for other in elsewhere.iter().filter(|other| other.start < mapping.end && other.end > mapping.start) {
+            push(&mut runs, start..other.start);
+            start = start.max(other.end);
         }
         push(&mut runs, start..mapping.end);
     }

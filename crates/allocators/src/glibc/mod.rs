@@ -169,7 +169,10 @@ pub fn walk(snapshot: &Snapshot, options: &WalkOptions, mut sink: impl FnMut(Blo
         let mapped = mapped?;
         Some(params::Mapped { count: sum.count + mapped.count, bytes: sum.bytes.checked_add(mapped.bytes)? })
     });
-    let mapped = mmapped::find(snapshot, &layout, &all, expected);
+    // Chunks are looked for page by page: not in stacks, which can be most of all address space.
+    let mut elsewhere = stacks::all(snapshot);
+    elsewhere.extend(all.iter().cloned());
+    let mapped = mmapped::find(snapshot, &layout, &Areas::new(elsewhere), expected);
 
     let mut cached = Cached::default();
     for part in &parts {

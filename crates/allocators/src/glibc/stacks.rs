@@ -38,10 +38,11 @@ pub(super) fn control_blocks(snapshot: &Snapshot) -> BTreeSet<u64> {
     let memory = &*snapshot.memory;
     found.extend(snapshot.mappings.iter().filter_map(|mapping| at_end(memory, mapping)));
     let mut heads = BTreeSet::new();
+    let mut followed = BTreeSet::new();
     for thread in &snapshot.threads {
         let block = thread.registers.thread_pointer;
-        if is_block(memory, block) {
-            follow(memory, block + LIST, &mut found, &mut heads);
+        if is_block(memory, block) && !followed.contains(&block) {
+            follow(memory, block + LIST, &mut followed, &mut heads);
         }
     }
     for head in heads.clone() {
@@ -50,10 +51,11 @@ pub(super) fn control_blocks(snapshot: &Snapshot) -> BTreeSet<u64> {
             let first = memory.word(place).filter(|&first| first != place);
             let first = first.filter(|&first| memory.word(first.wrapping_add(8)) == Some(place));
             if let Some(first) = first.filter(|first| is_block(memory, first.wrapping_sub(LIST))) {
-                follow(memory, first, &mut found, &mut heads);
+                follow(memory, first, &mut followed, &mut heads);
             }
         }
     }
+    found.extend(followed);
     found
 }
 
@@ -112,17 +114,23 @@ pub(super) fn dead(snapshot: &Snapshot) -> Vec<Range<u64>> {
             && field(block, CANCELHANDLING).is_some_and(|state| state & EXITING != 0)
     };
     let blocks = control_blocks(snapshot).into_iter().filter(has_ended);
-    blocks.filter_map(|block| Some(bottom(&*snapshot.memory, block)?..block)).collect()
+    blocks.filter_map(|block| Some(stack(&*snapshot.memory, block)?.start..block)).collect()
 }
 
-/// The lower end of the stack that a control block is on: `stackblock` and `stackblock_size` are found by what they say,
-/// since their place differs between versions.
-fn bottom(memory: &dyn Memory, block: u64) -> Option<u64> {
+/// Stacks that glibc made, live and kept ones, with what lies on them.
+pub(super) fn all(snapshot: &Snapshot) -> Vec<Range<u64>> {
+    let blocks = control_blocks(snapshot).into_iter();
+    blocks.filter_map(|block| stack(&*snapshot.memory, block)).collect()
+}
+
+/// The stack, its guard pages too, that a control block is on: `stackblock` and `stackblock_size` are found by what they
+/// say, since their place differs between versions.
+fn stack(memory: &dyn Memory, block: u64) -> Option<Range<u64>> {
     let fields = bytes(memory, block, SIZE);
     let is_end = |end: u64| end.is_multiple_of(PAGE) && end > block && end - block <= 2 * PAGE;
     (0x600..SIZE.saturating_sub(8)).step_by(8).find_map(|at| {
         let (start, size) = (word_at(&fields, at)?, word_at(&fields, at + 8)?);
         let end = start.checked_add(size)?;
-        (start.is_multiple_of(PAGE) && start < block && is_end(end)).then_some(start)
+        (start.is_multiple_of(PAGE) && start < block && is_end(end)).then_some(start..end)
     })
 }

@@ -58,18 +58,19 @@ pub(crate) fn caches(
     let mut searched = 0;
     for thread in &threads {
         let pointer = thread.registers.thread_pointer;
-        let before = votes.len();
+        let mut told = false;
         for (offset, value, near) in pointers(memory, pointer, writable, heaps, arenas) {
             for kind in layout.tcaches() {
                 let Some(contents) = validate(cache, value, &kind, layout, heaps, writable) else { continue };
                 let (evidence, _) = votes.entry((kind.chunk, offset)).or_insert((Evidence::default(), kind));
                 evidence.threads += 1;
+                told = true;
                 evidence.near_arena += usize::from(near);
                 evidence.lists += contents.whole;
             }
         }
         // A thread that never allocated tells nothing; do not let many of those use the search up.
-        searched += usize::from(votes.len() > before);
+        searched += usize::from(told);
         if searched >= SEARCHED {
             break;
         }
