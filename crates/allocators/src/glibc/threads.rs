@@ -12,6 +12,10 @@ use std::collections::BTreeMap;
 const FARTHEST: u64 = 16 << 20;
 /// Threads whose whole static TLS is searched for the place of the cache; it is the same in all.
 const SEARCHED: usize = 8;
+/// And so many in which it is looked for far away.
+const FAR_SEARCHED: usize = 32;
+/// Read at once.
+const PIECE: u64 = 1 << 16;
 /// Distance of `tcache` and `thread_arena`, two thread-local variables of one source file.
 const NEAR: usize = 64;
 
@@ -56,10 +60,16 @@ pub(crate) fn caches(
     result.unknown = snapshot.threads.len() - threads.len();
     let mut votes: BTreeMap<(u64, i64), (Evidence, Tcache)> = BTreeMap::new();
     let mut searched = 0;
-    for thread in &threads {
+    // Nearly always it is near; far away it is looked for in a few threads only, since that reads whole stacks.
+    let near = threads.iter().map(|thread| (thread, PIECE));
+    let far = threads.iter().take(FAR_SEARCHED).map(|thread| (thread, FARTHEST));
+    for (number, (thread, farthest)) in near.chain(far).enumerate() {
+        if number == threads.len() && !votes.is_empty() {
+            break;
+        }
         let pointer = thread.registers.thread_pointer;
         let mut told = false;
-        for (offset, value, near) in pointers(memory, pointer, writable, heaps, arenas) {
+        for (offset, value, near) in pointers(memory, pointer, farthest, writable, heaps, arenas) {
             for kind in layout.tcaches() {
                 let Some(contents) = validate(cache, value, &kind, layout, heaps, writable) else { continue };
                 let (evidence, _) = votes.entry((kind.chunk, offset)).or_insert((Evidence::default(), kind));
@@ -116,17 +126,17 @@ pub(crate) fn caches(
 fn pointers(
     memory: &dyn Memory,
     pointer: u64,
+    farthest: u64,
     writable: &Areas,
     heaps: &Areas,
     arenas: &[u64],
 ) -> Vec<(i64, u64, bool)> {
-    const PIECE: u64 = 1 << 16;
     let mut found = Vec::new();
     let Some(area) = writable.find(pointer) else { return found };
     // x86-64 has static TLS below the thread pointer, aarch64 above.
     let below = cfg!(target_arch = "x86_64");
     let mut done = 0;
-    while done < FARTHEST {
+    while done < farthest {
         let (start, end) = if below {
             let end = pointer - done;
             (end.saturating_sub(PIECE).max(area.start), end)
