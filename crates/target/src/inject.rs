@@ -198,6 +198,7 @@ impl Site {
             Doing::Foreign => None,
             Doing::Remembered => chain(arch::continued(&thread.registers)),
             Doing::Own if is_about_to_continue(memory, &thread.registers) => chain(thread.registers),
+            Doing::Own if self.is_in_chain(memory, &thread.registers) => None,
             Doing::Restartable => self.frame(thread, arch::rewound(&thread.registers), call, top),
             Doing::Own | Doing::Interrupted => {
                 let end = outside_restartable_sequence(memory, thread)?;
@@ -271,6 +272,20 @@ impl Site {
         };
         let start = UserRegisters { rsp: chain_at, ..start };
         Some(self.prepared(thread, call, Way::Chain, start, back, 0, bytes))
+    }
+
+    /// Whether a thread is on its way back through an earlier call's chain, in the instant before it enters its own system
+    /// call again. A return by rt_sigreturn would make the kernel forget that one.
+    fn is_in_chain(&self, memory: &LiveMemory, registers: &UserRegisters) -> bool {
+        let Some(restart) = self.gadgets.restart else { return false };
+        let is_at = |gadget: u64, length: u64| (gadget..gadget + length).contains(&registers.rip);
+        if is_at(restart.ret, 3) {
+            return true;
+        }
+        let pops = [restart.pop_rdi, restart.pop_rsi, restart.pop_rax];
+        let may_be = is_at(self.gadgets.syscall, 3) || pops.into_iter().any(|pop| is_at(pop, 2));
+        // What is still to be returned to stands on the stack.
+        may_be && (0..8).any(|word| memory.word(registers.rsp.wrapping_add(word * 8)) == Some(restart.ret))
     }
 
     fn calling(&self, registers: &UserRegisters, call: Call, copy_at: u64) -> UserRegisters {
