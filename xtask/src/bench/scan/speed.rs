@@ -27,9 +27,9 @@ const NEARLY: f64 = 1.2;
 
 const ABOUT: &str = "\
 Milliseconds for a heap of live blocks of 200 bytes (208 with glibc's own 8 and rounding), linked in one list. `scan_ms` is \
-what leakscope says it took to follow the pointers; the whole command is what the user waits for: also the snapshot, \
-listing the blocks from glibc's structures and the report. Memory is the peak of leakscope's own resident memory, as the \
-kernel counts it, less that of a scan of the same program with hardly a block. The last row is of a heap that is next to \
+what leakscope says it took to list the blocks from glibc's structures and to follow the pointers; the whole command is what \
+the user waits for: also the snapshot and the report. Memory is the peak of leakscope's own resident memory, as the kernel \
+counts it, less that of a scan of the same program with hardly a block. The last row is of a heap that is next to \
 nothing, in a process with many threads, whose stacks are hardly used.";
 
 const ABOUT_LINEAR: &str = "\
