@@ -1,6 +1,6 @@
 //! The live blocks: by region of address space, in segments of 16-byte slots.
 //!
-//! Each 256 KiB region of the target's address space has a chain of segments; a segment is an array of buckets
+//! Each 128 KiB region of the target's address space has a chain of segments; a segment is an array of buckets
 //! of four slots; an address has two candidate buckets in each. A new region's segment is made as large as
 //! recent regions needed, so most regions have one; what does not fit goes to further, smaller segments.
 //!
@@ -8,7 +8,8 @@
 //!
 //! 1. A block lives in exactly one slot from its publication to its removal, and slots never move, so growth
 //!    can neither drop nor double one.
-//! 2. A free slot is taken by one 16-byte compare-and-exchange that also publishes the block.
+//! 2. A free slot is taken by one 16-byte compare-and-exchange that also publishes the block; in a process with one
+//!    thread by two stores, the second of which publishes it.
 //! 3. Only the thread that frees (or reallocates) a block writes its slot: a correct program frees a block
 //!    once, after `malloc` returned it and before its address can be handed out again.
 //! 4. Segments and region entries are only added.

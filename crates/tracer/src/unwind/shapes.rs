@@ -9,7 +9,7 @@
 //!
 //! A start has up to [`WAYS`] shapes, since frames further out may be of other sizes.
 
-use super::Registers;
+use super::{GOLDEN, Registers, scramble};
 
 const SETS: usize = 128;
 const WAYS: usize = 4;
@@ -19,24 +19,23 @@ const WORDS: usize = 144;
 const REACH: usize = u16::MAX as usize;
 const SEEN_SETS: usize = 1024;
 
-/// A random odd factor for each place (SplitMix64).
-static FACTORS: [u64; WORDS] = factors();
+/// A random odd factor for each place, and behind them the one for the frame pointer at the start.
+static FACTORS: [u64; WORDS + 1] = factors();
+const BP_FACTOR: u64 = factors()[WORDS];
 
-const fn factors() -> [u64; WORDS] {
-    let mut factors = [0; WORDS];
+const fn factors() -> [u64; WORDS + 1] {
+    let mut factors = [0; WORDS + 1];
     let mut index = 0;
-    while index < WORDS {
-        factors[index] = mix(index as u64 + 1) | 1;
+    while index < factors.len() {
+        factors[index] = random(index as u64 + 1) | 1;
         index += 1;
     }
     factors
 }
 
-const fn mix(number: u64) -> u64 {
-    let mut z = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
+/// The `number`th output of SplitMix64.
+const fn random(number: u64) -> u64 {
+    scramble(number.wrapping_mul(GOLDEN))
 }
 
 /// The places of the words that a walk from one start reads. All zero: none.
@@ -91,7 +90,7 @@ impl Places {
 }
 
 fn index_of(start: Registers) -> usize {
-    let mixed = (start.pc as u64 ^ (start.sp as u64).rotate_left(20)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mixed = (start.pc as u64 ^ (start.sp as u64).rotate_left(20)).wrapping_mul(GOLDEN);
     (mixed >> 40) as usize % SETS
 }
 
@@ -104,7 +103,7 @@ impl Shape {
     unsafe fn hash(&self, start: Registers) -> u64 {
         let count = usize::from(self.count).min(WORDS);
         // Two sums, so that additions wait less for one another.
-        let mut even = self.seed.wrapping_add((start.bp as u64 & self.bp_mask).wrapping_mul(mix(0xB)));
+        let mut even = self.seed.wrapping_add((start.bp as u64 & self.bp_mask).wrapping_mul(BP_FACTOR));
         let mut odd = 0u64;
         let offsets = self.offsets.get(..count).unwrap_or(&[]);
         let factors = FACTORS.get(..count).unwrap_or(&[]);
@@ -185,7 +184,7 @@ impl Shapes {
         let (Some(key), Some(shape)) = (keys.0.get_mut(way), shapes.get_mut(way)) else { return };
         if same.is_none() {
             *key = (start.pc, start.sp);
-            shape.seed = mix(self.made);
+            shape.seed = random(self.made);
             shape.bp_mask = bp_mask;
             shape.count = places.count as u16;
             for (place, &offset) in shape.offsets.iter_mut().zip(wanted) {

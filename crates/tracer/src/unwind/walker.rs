@@ -18,7 +18,7 @@
 use super::bounds::{Reader, StackBounds};
 use super::rule::{Bp, Cfa, Packed};
 use super::shapes::{Places, Shapes};
-use super::{Caller, Registers, Step, cache, generation, step};
+use super::{Caller, GOLDEN, Registers, Step, cache, generation, scramble, step};
 use crate::arena::Arena;
 use crate::stacks;
 use leakscope_heapfile::layout::{MODULE_PSEUDO, PC_BITS, PSEUDO_TRUNCATED, Window};
@@ -478,13 +478,10 @@ fn new_frame(at: Caller, rule: Packed, module: u16) -> Frame {
     Frame { at, rule, needs, module, node: 0, term: 0 }
 }
 
-/// A frame's contribution to its stack's sum (the finaliser of SplitMix64).
+/// A frame's contribution to its stack's sum.
 #[inline(always)]
 fn term(key: u64, position: usize) -> u64 {
-    let mut z = key.wrapping_add((position as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
+    scramble(key.wrapping_add((position as u64 + 1).wrapping_mul(GOLDEN)))
 }
 
 /// The number of the stack of these frames, outermost first.
