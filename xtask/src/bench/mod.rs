@@ -71,8 +71,8 @@ const TOOLS: [(&str, &[&str]); 5] = [
     ("redis-server", &["--version"]),
 ];
 
-/// One group of benchmarks; none if `--only` leaves nothing of it.
-type Measure = fn(&Bench) -> Result<Option<Section>>;
+/// A group of benchmarks with its name; no section if `--only` leaves nothing of it.
+type Group<B, S> = (&'static str, fn(&B) -> Result<S>);
 
 /// Measures, prints the tables, and writes `bench/overhead.md` if all was measured in full.
 ///
@@ -103,7 +103,7 @@ pub fn overhead(args: &OverheadArgs) -> Result<bool> {
         cpu_time: args.cpu_time,
         only: args.only.clone(),
     };
-    let groups: [(&str, Measure); 7] = [
+    let groups: [Group<Bench, Option<Section>>; 7] = [
         ("churn and its relatives", synthetic::measure),
         ("real programs", programs::measure),
         ("redis", redis::measure),
@@ -112,24 +112,7 @@ pub fn overhead(args: &OverheadArgs) -> Result<bool> {
         ("latency", latency::measure),
         ("fork", fork::measure),
     ];
-    let mut sections = Vec::new();
-    let mut failed = false;
-    for (name, measure) in groups {
-        match measure(&bench) {
-            Ok(section) => sections.extend(section),
-            // What else was measured in all these minutes is worth showing.
-            Err(error) => {
-                eprintln!("xtask: {name}: {error:#}");
-                failed = true;
-            }
-        }
-    }
-    if failed && sections.is_empty() {
-        return Ok(false);
-    }
-    if sections.is_empty() {
-        bail!("no benchmark is called {}", args.only.join(" or "));
-    }
+    let Some((sections, failed)) = gather(&bench, &groups, &args.only)? else { return Ok(false) };
     let absent = bench.tools.absent.iter().map(|why| format!("not measured: {why}"));
     let document = Document {
         title: "What tracing costs",
@@ -140,17 +123,49 @@ pub fn overhead(args: &OverheadArgs) -> Result<bool> {
         remarks: absent.collect(),
         sections,
     };
+    let partial = args.quick || args.cpu_time || !args.only.is_empty() || !args.tools.is_empty();
+    conclude(&root, "bench/overhead.md", &document, failed, partial)?;
+    Ok(!failed)
+}
+
+/// Runs all groups, even after one failed; the sections, and whether any failed. None if nothing else came of it.
+fn gather<B, S: IntoIterator<Item = Section>>(
+    bench: &B,
+    groups: &[Group<B, S>],
+    only: &[String],
+) -> Result<Option<(Vec<Section>, bool)>> {
+    let mut sections = Vec::new();
+    let mut failed = false;
+    for (name, measure) in groups {
+        match measure(bench) {
+            Ok(measured) => sections.extend(measured),
+            // What else was measured in all these minutes is worth showing.
+            Err(error) => {
+                eprintln!("xtask: {name}: {error:#}");
+                failed = true;
+            }
+        }
+    }
+    match (sections.is_empty(), failed) {
+        (true, true) => Ok(None),
+        (true, false) => bail!("no benchmark is called {}", only.join(" or ")),
+        (false, _) => Ok(Some((sections, failed))),
+    }
+}
+
+/// Prints the document and, after a complete run, writes it to `file`.
+fn conclude(root: &Path, file: &str, document: &Document, failed: bool, partial: bool) -> Result<()> {
     let text = document.markdown();
     println!("{text}");
     if failed {
-        progress("something failed; bench/overhead.md stays as it is");
-    } else if args.quick || args.cpu_time || !args.only.is_empty() || !args.tools.is_empty() {
-        progress("a partial run; bench/overhead.md stays as it is");
+        progress(&format!("something failed; {file} stays as it is"));
+    } else if partial {
+        progress(&format!("a partial run; {file} stays as it is"));
     } else {
-        let path = root.join("bench/overhead.md");
+        let path = root.join(file);
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    Ok(!failed)
+    Ok(())
 }
 
 /// Compiles `bench/workloads/SOURCE.c` to `NAME`.

@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use super::child::{self, progress};
+use super::child;
 use super::stats::Spread;
 use super::table::{Document, Section};
 use super::tool::runs;
-use super::{compile, is_wanted, machine, value};
+use super::{Group, compile, conclude, gather, is_wanted, machine, value};
 use crate::{packages, workspace};
 use heap::Heap;
 
@@ -54,9 +54,6 @@ struct Bench {
     only: Vec<String>,
 }
 
-/// One group of benchmarks; nothing if `--only` leaves nothing of it.
-type Measure = fn(&Bench) -> Result<Vec<Section>>;
-
 /// All that is lost is to be in the report, to be counted.
 const SHOWN: [&str; 2] = ["--show-leak-kinds", "definite,indirect,possible"];
 
@@ -92,31 +89,14 @@ pub fn scan(args: &ScanArgs) -> Result<bool> {
         only: args.only.clone(),
     };
     let load = load_average();
-    let groups: [(&str, Measure); 5] = [
+    let groups: [Group<Bench, Vec<Section>>; 5] = [
         ("pause", pause::measure),
         ("latency", latency::measure),
         ("scan", speed::measure),
         ("beside", beside::measure),
         ("exact", exact::measure),
     ];
-    let mut sections = Vec::new();
-    let mut failed = false;
-    for (name, measure) in groups {
-        match measure(&bench) {
-            Ok(measured) => sections.extend(measured),
-            // What else was measured in all these minutes is worth showing.
-            Err(error) => {
-                eprintln!("xtask: {name}: {error:#}");
-                failed = true;
-            }
-        }
-    }
-    if sections.is_empty() {
-        if failed {
-            return Ok(false);
-        }
-        bail!("no benchmark is called {}", args.only.join(" or "));
-    }
+    let Some((sections, failed)) = gather(&bench, &groups, &args.only)? else { return Ok(false) };
     let document = Document {
         title: "What a scan costs, takes and finds",
         about: ABOUT,
@@ -135,16 +115,7 @@ pub fn scan(args: &ScanArgs) -> Result<bool> {
         ],
         sections,
     };
-    let text = document.markdown();
-    println!("{text}");
-    if failed {
-        progress("something failed; bench/scan.md stays as it is");
-    } else if args.quick || !args.only.is_empty() {
-        progress("a partial run; bench/scan.md stays as it is");
-    } else {
-        let path = root.join("bench/scan.md");
-        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    }
+    conclude(&root, "bench/scan.md", &document, failed, args.quick || !args.only.is_empty())?;
     Ok(!failed)
 }
 
