@@ -399,14 +399,8 @@ fn host_pid(window: &Window) -> Option<u32> {
     // In a pid namespace of its own.
     let processes = std::fs::read_dir(proc).ok()?.filter_map(Result::ok);
     let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.find(|&pid: &u32| start != 0 && is_it(pid) && innermost_pid(pid) == Some(own))
-}
-
-/// A process's pid as it sees it itself.
-fn innermost_pid(pid: u32) -> Option<u32> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
-    line.split_whitespace().next_back()?.parse().ok()
+    let innermost = |pid| leakscope_proc::status(proc, pid).ok()?.namespace_pids.last().copied();
+    pids.find(|&pid: &u32| start != 0 && is_it(pid) && innermost(pid) == Some(own))
 }
 
 #[cfg(test)]
@@ -444,10 +438,5 @@ mod tests {
         assert_eq!(waits.reap(command, || None), None, "still there to be reaped");
         child.wait().unwrap();
         assert_eq!(waits.reap(command, || None), Some(Ended::Signaled(libc::SIGKILL)));
-    }
-
-    #[test]
-    fn this_process_has_the_pid_that_it_has() {
-        assert_eq!(innermost_pid(std::process::id()), Some(std::process::id()));
     }
 }
