@@ -141,7 +141,14 @@ pub(crate) fn make(
         records: merged.records,
         suppressions: merged.suppressions,
         retention,
-        notes: snapshot.notes.iter().cloned().chain(shared(snapshot)).chain(listing.notes).collect(),
+        notes: snapshot
+            .notes
+            .iter()
+            .cloned()
+            .chain(shared(snapshot))
+            .chain(listing.notes)
+            .chain(options.suppressions.notes().iter().cloned())
+            .collect(),
         missing,
         ..LeakReport::default()
     };
