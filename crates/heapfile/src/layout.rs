@@ -145,6 +145,8 @@ pub const MAPPED_SPACE: u64 = 1 << 47;
 pub const ORIGIN_EXEC: u32 = 0;
 /// The window belongs to a child made by `fork`.
 pub const ORIGIN_FORK: u32 = 1;
+/// The window belongs to a process that had run before it was traced.
+pub const ORIGIN_ATTACH: u32 = 2;
 
 /// [`Window::state`]: being filled in.
 pub const STATE_CLAIMED: u32 = 0;
@@ -157,6 +159,8 @@ pub const STATE_STOPPED: u32 = 2;
 pub const STOP_NO_MEMORY: u32 = 1;
 /// [`Window::stop_reason`]: the process limited its own address space.
 pub const STOP_ADDRESS_SPACE: u32 = 2;
+/// [`Window::stop_reason`]: leakscope was told to end it.
+pub const STOP_DETACHED: u32 = 3;
 
 /// [`Window::flags`]: the executable brings its own `malloc`, so the tracer's is not called.
 pub const FLAG_OWN_MALLOC: u32 = 1;

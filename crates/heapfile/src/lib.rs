@@ -23,6 +23,7 @@
 
 #![cfg_attr(not(feature = "std"), no_std)]
 
+pub mod attach;
 pub mod layout;
 
 #[cfg(feature = "std")]

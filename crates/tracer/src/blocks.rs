@@ -31,7 +31,8 @@ pub(crate) struct Bucket([[AtomicU64; 2]; BUCKET_SLOTS]);
 pub(crate) type SpanPage = [AtomicU64; SPAN_REGIONS];
 
 /// Buckets that a new region's segment gets, learned from earlier regions.
-static EXPECTED: AtomicU32 = AtomicU32::new(128);
+static EXPECTED: AtomicU32 = AtomicU32::new(INITIAL_BUCKETS);
+const INITIAL_BUCKETS: u32 = 128;
 /// Segment (units) and buckets of recently made regions, whose filling is looked at once they are a few
 /// regions old.
 static RECENT: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
@@ -359,6 +360,15 @@ fn new_segment(arena: Arena, window: &Window, buckets: u32) -> Option<u64> {
     let offset = arena.allocate(window, bytes)?;
     arena.at::<Segment>(offset)?.buckets.store(buckets, Relaxed);
     Some(offset)
+}
+
+/// Forgets what earlier regions taught: they are of another arena.
+pub(crate) fn forget_regions() {
+    EXPECTED.store(INITIAL_BUCKETS, Relaxed);
+    for recent in &RECENT {
+        recent.store(0, Relaxed);
+    }
+    MADE.store(0, Relaxed);
 }
 
 /// Remembers a new region, to learn from it when it is four regions old.

@@ -25,6 +25,7 @@ extern crate std;
 
 mod arch;
 mod arena;
+mod attach;
 mod blocks;
 mod exec;
 mod exit;

@@ -19,6 +19,11 @@ const REACH: u64 = 64 << 30;
 
 /// Mappings recorded in this process; none to look for if it is 0.
 static RECORDED: AtomicUsize = AtomicUsize::new(0);
+/// Nothing has been recorded yet, in the arena in use.
+pub(crate) fn forget_all() {
+    RECORDED.store(0, Relaxed);
+}
+
 /// End of the addresses that a mapping can have.
 const ADDRESS_END: u64 = 1 << 47;
 

@@ -98,6 +98,15 @@ pub(crate) fn write_all(arena: Arena, window: &Window) {
     }
 }
 
+/// Forgets all modules: what was known of them may be wrong by now. Only while no thread is inside of the tracer.
+pub(crate) fn forget() {
+    for entry in &TABLE.0 {
+        entry.state.store(0, Relaxed);
+        entry.record.store(0, Relaxed);
+    }
+    COUNT.store(0, Release);
+}
+
 /// Marks the modules that are no longer mapped. Returns whether there were any.
 pub(crate) fn mark_unloaded(arena: Arena, tick: u32) -> bool {
     let mut any = false;

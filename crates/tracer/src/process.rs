@@ -9,9 +9,10 @@ use crate::{exec, hooks, modules, real, sys};
 use core::ffi::c_char;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize};
+use leakscope_heapfile::attach;
 use leakscope_heapfile::layout::{
-    self, BUMP_BITS, CHUNK, FLAG_OWN_MALLOC, MAGIC, ORIGIN_EXEC, ORIGIN_FORK, STATE_LIVE, STATE_STOPPED,
-    Shard, Superblock, TICK_MS, UNIT, VERSION, Window,
+    self, BUMP_BITS, CHUNK, FLAG_OWN_MALLOC, MAGIC, ORIGIN_ATTACH, ORIGIN_EXEC, ORIGIN_FORK, STATE_LIVE,
+    STATE_STOPPED, Shard, Superblock, TICK_MS, UNIT, VERSION, Window,
 };
 
 const UNINITIALISED: u32 = 0;
@@ -28,6 +29,8 @@ static PID: AtomicU32 = AtomicU32::new(0);
 static GENERATION: AtomicUsize = AtomicUsize::new(1);
 static ZERO: AtomicUsize = AtomicUsize::new(0);
 static FORK_PAGE: AtomicPtr<AtomicUsize> = AtomicPtr::new((&raw const ZERO).cast_mut());
+/// The fork page of a tracing that has ended.
+static OLD_FORK_PAGE: AtomicPtr<AtomicUsize> = AtomicPtr::new(core::ptr::null_mut());
 /// What was in use at the last fork, noted by the child at once; `u64::MAX` = not noted.
 static INHERITED: [AtomicU64; 2] = [const { AtomicU64::new(u64::MAX) }; 2];
 
@@ -119,13 +122,85 @@ fn set_up() -> Option<()> {
     ARENA_BASE.store(arena.base(), Release);
     let window = claim(arena, ORIGIN_EXEC)?;
     describe(window);
+    if real::malloc_is_overridden(hooks::own_malloc()) {
+        window.flags.fetch_or(FLAG_OWN_MALLOC, Relaxed);
+    }
     exec::remember();
+    publish(arena, window, page);
+    Some(())
+}
+
+/// Makes the window this process's, and the thread-local words of earlier ones void.
+fn publish(arena: Arena, window: &Window, page: *mut AtomicUsize) {
     window.state.store(STATE_LIVE, Release);
     WINDOW.store(arena.offset_of(window), Release);
-    // SAFETY: freshly mapped.
+    // SAFETY: mapped by the caller.
     unsafe { (*page).store(GENERATION.load(Relaxed), Release) };
     FORK_PAGE.store(page, Release);
-    Some(())
+}
+
+/// Begins tracing in a process that has been running, with the arena that it was given the descriptor of; an error is
+/// one of `attach::FAILED_*`. Only while no other thread is inside of the tracer.
+pub(crate) fn begin(descriptor: i32) -> Result<(), u64> {
+    if matches!(MODE.load(Acquire), ON | INITIALISING) {
+        return Err(attach::FAILED_BUSY);
+    }
+    let arena = map_arena(&sys::File::of(descriptor)).ok_or(attach::FAILED_ARENA)?;
+    let Some(page) = sys::map_fork_page() else {
+        unmap(arena);
+        return Err(attach::FAILED_MEMORY);
+    };
+    GENERATION.fetch_add(1, Relaxed);
+    forget_ancestors();
+    ARENA_LEN.store(arena.len(), Relaxed);
+    ARENA_BASE.store(arena.base(), Release);
+    let Some(window) = claim(arena, ORIGIN_ATTACH) else {
+        release_memory(page);
+        return Err(attach::FAILED_WINDOW);
+    };
+    describe(window);
+    publish(arena, window, page.cast());
+    MODE.store(ON, Release);
+    Ok(())
+}
+
+fn forget_ancestors() {
+    for ancestor in &ANCESTORS {
+        ancestor.store(0, Relaxed);
+    }
+    for word in &INHERITED {
+        word.store(u64::MAX, Relaxed);
+    }
+    FORK_TICK.store(0, Relaxed);
+}
+
+/// Ends tracing; the memory stays mapped.
+pub(crate) fn end(reason: u32) {
+    let page = FORK_PAGE.load(Acquire);
+    stop(reason);
+    OLD_FORK_PAGE.store(page, Release);
+}
+
+/// Gives back what [`begin`] mapped. Only after [`end`], while no thread is inside of the tracer.
+pub(crate) fn release() {
+    release_memory(OLD_FORK_PAGE.swap(core::ptr::null_mut(), Relaxed).cast());
+}
+
+fn release_memory(page: *mut u8) {
+    let arena = arena();
+    ARENA_BASE.store(core::ptr::null_mut(), Release);
+    unmap(arena);
+    if !page.is_null() && page != (&raw const ZERO).cast_mut().cast() {
+        // SAFETY: mapped by `begin`, and no longer referred to.
+        unsafe { sys::munmap(page, sys::PAGE) };
+    }
+}
+
+fn unmap(arena: Arena) {
+    if arena.len() != 0 {
+        // SAFETY: mapped by `begin`; the caller vouches that no thread uses it.
+        unsafe { sys::munmap(arena.base(), arena.len() as usize) };
+    }
 }
 
 fn arena_path() -> Option<*const u8> {
@@ -281,9 +356,6 @@ fn describe(window: &Window) {
         }
         file.close();
         window.command_len.store(total as u32, Relaxed);
-    }
-    if real::malloc_is_overridden(hooks::own_malloc()) {
-        window.flags.fetch_or(FLAG_OWN_MALLOC, Relaxed);
     }
 }
 

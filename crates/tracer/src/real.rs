@@ -8,6 +8,7 @@ use crate::sys;
 use core::ffi::{c_char, c_void};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicUsize};
+use leakscope_heapfile::attach;
 
 /// The public head of the loader's `struct link_map` (link.h).
 #[repr(C)]
@@ -175,6 +176,28 @@ pub(crate) fn resolve() -> bool {
     }
     RESOLVED.store(true, Release);
     true
+}
+
+/// Takes the real functions from the outside: the object was not loaded by the process's loader. False if one that the
+/// hooks cannot do without is missing.
+///
+/// # Safety
+/// The request must be right about the process.
+pub(crate) unsafe fn take(request: &attach::Request) -> bool {
+    // SAFETY: the caller vouches for it.
+    let given = unsafe {
+        core::slice::from_raw_parts(request.functions as *const attach::Function, request.count as usize)
+    };
+    for (name, place) in NAMES.iter().zip(&ADDRESSES) {
+        let found = given.iter().find(|function| function.name.starts_with(name));
+        place.store(found.map_or(0, |function| function.address as usize), Relaxed);
+    }
+    let words = request.allocator.iter().chain(&request.object);
+    for (place, &word) in ALLOCATOR.iter().zip(words) {
+        place.store(word as usize, Relaxed);
+    }
+    RESOLVED.store(true, Release);
+    [malloc(), calloc(), realloc(), free()].iter().all(|&address| address != 0)
 }
 
 /// The modules that hold the real `malloc` and this object.

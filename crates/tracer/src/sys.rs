@@ -4,6 +4,8 @@ use crate::arch::{nr, syscall};
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicBool, AtomicU32};
 
+/// Bytes of a page.
+pub(crate) const PAGE: usize = 4096;
 pub(crate) const PROT_READ: usize = 1;
 pub(crate) const PROT_WRITE: usize = 2;
 pub(crate) const MAP_SHARED: usize = 1;
@@ -30,6 +32,10 @@ impl File {
     pub(crate) unsafe fn open_read(path: *const u8) -> Option<File> {
         // SAFETY: the caller passes a NUL-terminated path.
         unsafe { Self::open(path, O_RDONLY_CLOEXEC) }
+    }
+    /// A descriptor that somebody else closes.
+    pub(crate) fn of(descriptor: i32) -> File {
+        File(descriptor as usize)
     }
     unsafe fn open(path: *const u8, flags: usize) -> Option<File> {
         // SAFETY: the caller passes a NUL-terminated path.

@@ -107,6 +107,17 @@ fn enter_slowly(sp: usize) -> Entered {
     }
 }
 
+/// Gives all private states back. Only while no thread is inside of the tracer; their thread-local words are void.
+pub(crate) fn release_states() {
+    for place in &STATES {
+        let state = place.swap(core::ptr::null_mut(), AcqRel);
+        if !state.is_null() {
+            // SAFETY: mapped by `create` for a `Thread`, and nobody uses it any more.
+            unsafe { sys::munmap(state.cast(), size_of::<Thread>()) };
+        }
+    }
+}
+
 impl Thread {
     /// Whether the hook that set `busy` is still at work below the present one. A hook that a signal handler
     /// left by `longjmp` leaves `busy` set, but then its frame is gone: either the present one is further up,

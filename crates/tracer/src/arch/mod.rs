@@ -6,4 +6,4 @@ mod x86_64;
 pub(crate) use x86_64::*;
 
 #[cfg(not(target_arch = "x86_64"))]
-compile_error!("the tracer has been ported to x86-64 only; add a module beside arch/x86_64.rs");
+compile_error!("the tracer has been ported to x86-64 only; add a module beside arch/x86_64");

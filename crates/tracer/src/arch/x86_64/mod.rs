@@ -1,5 +1,8 @@
 //! x86-64, System V ABI, Linux.
 
+#[cfg(feature = "shared-object")]
+mod memory;
+
 use core::arch::asm;
 
 /// Makes a system call; returns the kernel's answer (negative errno on failure) and leaves `errno` alone.
@@ -73,8 +76,13 @@ pub(crate) fn save_registers(out: &mut [usize; 6]) -> usize {
     sp
 }
 
-// Two words of initial-exec TLS. A `thread_local!` would be general-dynamic in a shared object: its first use
-// in a thread may allocate, which would recurse into the hooks.
+// Two words of initial-exec TLS, and one that always reads as zero. A `thread_local!` would be general-dynamic in a
+// shared object: its first use in a thread may allocate, which would recurse into the hooks.
+//
+// Put into a running process, where no such memory can be had any more, the object gets other offsets from the thread
+// pointer for both (see `leakscope_heapfile::attach`): the words are unused ones of the C library's thread control
+// block, which is not cleared for a new thread, and the third is the thread's id there, which tells that they are not
+// this thread's.
 core::arch::global_asm!(
     ".section .tbss.leakscope,\"awT\",@nobits",
     ".balign 16",
@@ -84,26 +92,39 @@ core::arch::global_asm!(
     ".size leakscope_tls, 16",
     "leakscope_tls:",
     ".zero 16",
+    ".globl leakscope_tid",
+    ".hidden leakscope_tid",
+    ".type leakscope_tid, @object",
+    ".size leakscope_tid, 16",
+    "leakscope_tid:",
+    ".zero 16",
     ".text",
 );
 
-/// Reads the thread's two words: the address of its state and the epoch it was made in.
+/// Reads the thread's two words: the address of its state and the epoch it was made in. The epoch is wrong if the words
+/// are those of an earlier thread.
 #[inline(always)]
 pub(crate) fn tls_read() -> (usize, usize) {
-    let (state, epoch);
-    // SAFETY: the loader has resolved the symbol to this thread's static TLS; reading it has no side effect.
+    let (state, epoch, owner): (usize, usize, usize);
+    // SAFETY: the symbols have been resolved to this thread's own memory; reading it has no side effect.
     unsafe {
         asm!(
             "mov {offset}, qword ptr [rip + leakscope_tls@GOTTPOFF]",
+            "mov {owner}, qword ptr [rip + leakscope_tid@GOTTPOFF]",
             "mov {epoch}, qword ptr fs:[{offset} + 8]",
+            "mov {owner:e}, dword ptr fs:[{owner}]",
             "mov {offset}, qword ptr fs:[{offset}]",
             offset = out(reg) state,
             epoch = out(reg) epoch,
+            owner = out(reg) owner,
             options(nostack, preserves_flags, readonly)
         );
     }
-    (state, epoch)
+    (state, epoch ^ owner << OWNER_SHIFT)
 }
+
+/// Epochs are below this power of two; the thread's id is above.
+const OWNER_SHIFT: u32 = 32;
 
 /// Writes the thread's two words.
 #[inline]
@@ -111,13 +132,18 @@ pub(crate) fn tls_write(state: usize, epoch: usize) {
     // SAFETY: as above; the words belong to the tracer alone.
     unsafe {
         asm!(
+            "mov {offset}, qword ptr [rip + leakscope_tid@GOTTPOFF]",
+            "mov {offset:e}, dword ptr fs:[{offset}]",
+            "shl {offset}, {shift}",
+            "xor {epoch}, {offset}",
             "mov {offset}, qword ptr [rip + leakscope_tls@GOTTPOFF]",
             "mov qword ptr fs:[{offset}], {state}",
             "mov qword ptr fs:[{offset} + 8], {epoch}",
             offset = out(reg) _,
             state = in(reg) state,
-            epoch = in(reg) epoch,
-            options(nostack, preserves_flags)
+            epoch = inout(reg) epoch => _,
+            shift = const OWNER_SHIFT,
+            options(nostack)
         );
     }
 }
