@@ -24,6 +24,7 @@
 #![cfg_attr(not(feature = "std"), no_std)]
 
 pub mod layout;
+pub mod sampling;
 
 #[cfg(feature = "std")]
 mod arena;

@@ -5,7 +5,7 @@
 //! `posix_spawn`) go on as their parent.
 
 use crate::arena::Arena;
-use crate::{exec, hooks, modules, real, sys};
+use crate::{exec, hooks, modules, real, sample, sys};
 use core::ffi::c_char;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize};
@@ -117,6 +117,7 @@ fn set_up() -> Option<()> {
     let page = sys::map_fork_page()?.cast::<AtomicUsize>();
     ARENA_LEN.store(arena.len(), Relaxed);
     ARENA_BASE.store(arena.base(), Release);
+    sample::start(arena.superblock()?);
     let window = claim(arena, ORIGIN_EXEC)?;
     describe(window);
     exec::remember();
