@@ -223,7 +223,9 @@ impl Thread {
     /// Records a block that the real allocator has just handed out.
     #[inline(always)]
     pub(crate) fn allocated(&mut self, address: usize, size: usize, sp: usize, bp: usize) {
-        filter::add(address);
+        if self.interval != 0 {
+            filter::add(address);
+        }
         let page = self.span_page(address as u64, true);
         let place = page.and_then(|page| blocks::locate(self.arena, page, address as u64));
         let tick = self.tick();
@@ -253,7 +255,9 @@ impl Thread {
             }
         }
         self.last_allocated = address;
-        self.last_countdown = arch::countdown();
+        if self.interval != 0 {
+            self.last_countdown = arch::countdown();
+        }
         let weight = self.weight(size as u64);
         if let Some(counters) = self.counters(stack) {
             self.stamp(counters);
@@ -282,7 +286,9 @@ impl Thread {
             return;
         };
         found.remove();
-        filter::remove(address);
+        if self.interval != 0 {
+            filter::remove(address);
+        }
         self.count_free(address, found.word0, found.word1);
     }
 
@@ -290,7 +296,8 @@ impl Thread {
     #[inline(always)]
     pub(crate) fn count_free(&mut self, address: usize, word0: u64, word1: u64) {
         let weight = self.weight(self.size_of(address as u64, word1));
-        let temporary = self.last_allocated == address && self.last_countdown == arch::countdown();
+        let temporary = self.last_allocated == address
+            && (self.interval == 0 || self.last_countdown == arch::countdown());
         if temporary {
             self.last_allocated = 0;
         }
