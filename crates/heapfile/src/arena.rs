@@ -1,6 +1,7 @@
 //! The live form as a file: made by the holder, opened by readers.
 
 use crate::layout::{CHUNK, ChunkHeader, MAGIC, Shard, Superblock, TICK_MS, UNIT, VERSION, Window};
+use crate::sampling::Sampling;
 use crate::{Error, Snapshot, extract};
 use std::fs::{File, OpenOptions};
 use std::mem::{align_of, size_of};
@@ -33,11 +34,11 @@ impl Drop for Arena {
 
 impl Arena {
     /// Makes a new arena of `len` bytes (rounded down to chunks), accessible to its owner only. It takes memory
-    /// only as it is populated.
+    /// only as it is populated. What is traced into it is sampled as `sampling` says.
     ///
     /// # Errors
     /// If the file exists or cannot be made, sized or mapped.
-    pub fn create(path: &Path, len: u64, sampling_interval: u64) -> Result<Arena, Error> {
+    pub fn create(path: &Path, len: u64, sampling: Sampling) -> Result<Arena, Error> {
         let len = len / CHUNK * CHUNK;
         let file = OpenOptions::new()
             .read(true)
@@ -62,7 +63,8 @@ impl Arena {
             (*superblock).arena_len = len;
             (*superblock).realtime_ns = realtime;
             (*superblock).monotonic_ns = monotonic_ns();
-            (*superblock).sampling_interval = sampling_interval;
+            (*superblock).sampling_interval = sampling.interval;
+            (*superblock).seed = sampling.seed;
         }
         arena.superblock().next.store(CHUNK, Relaxed);
         arena.superblock().ready.store(CHUNK, Relaxed);

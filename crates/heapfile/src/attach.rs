@@ -13,13 +13,15 @@
 //! it. `leakscope_release` may be called only while no thread is inside of the object.
 //!
 //! Two offsets from the thread pointer are resolved by leakscope, too (`R_X86_64_TPOFF64`, told apart by their place in
-//! the object's TLS segment): 16 bytes that belong to the tracer, and the four bytes of the C library's note of the
+//! the object's TLS segment): 24 bytes ([`TLS_BYTES`]) that belong to the tracer, and the four bytes of the C library's note of the
 //! thread's id.
 
 /// Place of the tracer's words in its TLS segment.
 pub const TLS_WORDS: u64 = 0;
+/// How many bytes they are.
+pub const TLS_BYTES: u64 = 24;
 /// Place of the thread's id in it.
-pub const TLS_TID: u64 = 16;
+pub const TLS_TID: u64 = 32;
 
 /// The request is of another version.
 pub const FAILED_VERSION: u64 = 1;

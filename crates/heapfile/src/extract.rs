@@ -6,6 +6,7 @@ use crate::layout::{
     NODE_BLOCK, NodeRecord, ORIGIN_FORK, REGION_SHIFT, SPAN_REGIONS, SPAN_SHIFT, STACK_BLOCK, Segment, Shard,
     TIMELINE, UNIT, Window, slot,
 };
+use crate::sampling::Scale;
 use crate::{Arena, Block, BlockKind, End, Module, Node, Process, Snapshot, Stack, Thread, TimelinePoint};
 use std::collections::{HashMap, HashSet};
 use std::mem::offset_of;
@@ -60,6 +61,7 @@ pub(crate) fn snapshot(arena: &Arena, offset: u64) -> Option<Snapshot> {
         }
     }
     let superblock = arena.superblock();
+    let scale = Scale::of(superblock.sampling_interval);
     let mut snapshot = Snapshot {
         process: process(window),
         realtime_ns: superblock.realtime_ns,
@@ -68,20 +70,23 @@ pub(crate) fn snapshot(arena: &Arena, offset: u64) -> Option<Snapshot> {
         missed_nested: window.missed_nested.load(Acquire),
         missed_full: window.missed_full.load(Acquire),
         unknown_frees: window.unknown_frees.load(Acquire),
-        inherited_blocks: window.inherited_blocks.load(Acquire),
-        inherited_bytes: window.inherited_bytes.load(Acquire),
-        inherited_freed_blocks: window.inherited_freed_blocks.load(Acquire),
-        inherited_freed_bytes: window.inherited_freed_bytes.load(Acquire),
+        inherited_blocks: scale.blocks(window.inherited_blocks.load(Acquire)),
+        inherited_bytes: scale.bytes(window.inherited_bytes.load(Acquire)),
+        inherited_freed_blocks: scale.blocks(window.inherited_freed_blocks.load(Acquire)),
+        inherited_freed_bytes: scale.bytes(window.inherited_freed_bytes.load(Acquire)),
         ..Snapshot::default()
     };
     let base = offset;
     snapshot.blocks = blocks(&mut copy, window, base);
     snapshot.stacks = stacks(&mut copy, window, base);
     counters(&mut copy, window, base, &mut snapshot.stacks);
+    for stack in &mut snapshot.stacks {
+        unscale(stack, scale);
+    }
     snapshot.nodes = nodes(&mut copy, window, base);
     snapshot.modules = modules(&mut copy, base);
     snapshot.threads = threads(window);
-    snapshot.timeline = timeline(window);
+    snapshot.timeline = timeline(window, scale);
     snapshot.bad_references = copy.bad;
     settle_peak(&mut snapshot);
     Some(snapshot)
@@ -254,6 +259,8 @@ fn counters(copy: &mut Copy, window: &Window, base: u64, stacks: &mut [Stack]) {
                     stack.freed_blocks = stack.freed_blocks.wrapping_add(freed_blocks);
                     stack.freed_bytes = stack.freed_bytes.wrapping_add(freed_bytes);
                     stack.temporary = stack.temporary.wrapping_add(word(offset_of!(Counters, temporary)));
+                    let samples = copy.u32(at + offset_of!(Counters, samples) as u64).unwrap_or(0);
+                    stack.samples = stack.samples.wrapping_add(u64::from(samples));
                     let own_epoch = copy.u32(at + offset_of!(Counters, epoch) as u64).unwrap_or(0);
                     let (blocks, bytes) = if own_epoch == epoch {
                         (
@@ -277,13 +284,30 @@ fn counters(copy: &mut Copy, window: &Window, base: u64, stacks: &mut [Stack]) {
     }
 }
 
+/// From sums of weights to blocks and bytes.
+fn unscale(stack: &mut Stack, scale: Scale) {
+    for blocks in
+        [&mut stack.allocated_blocks, &mut stack.freed_blocks, &mut stack.peak_blocks, &mut stack.temporary]
+    {
+        *blocks = scale.blocks(*blocks);
+    }
+    for bytes in [&mut stack.allocated_bytes, &mut stack.freed_bytes, &mut stack.peak_bytes] {
+        *bytes = scale.bytes(*bytes);
+    }
+}
+
 /// The last stamping may be up to 1% below what was reached since; what is in use now may even be the peak.
 fn settle_peak(snapshot: &mut Snapshot) {
+    let scale = Scale::of(snapshot.sampling_interval);
     let mut now = vec![(0u64, 0u64); snapshot.stacks.len()];
     for block in snapshot.blocks.iter().filter(|block| block.kind != BlockKind::Mapped) {
         if let Some(sums) = now.get_mut(block.stack as usize) {
-            *sums = (sums.0 + 1, sums.1.saturating_add(block.size));
+            let weight = snapshot.weight(block);
+            *sums = (sums.0.saturating_add(weight.blocks), sums.1.saturating_add(weight.bytes));
         }
+    }
+    for (blocks, bytes) in &mut now {
+        (*blocks, *bytes) = (scale.blocks(*blocks), scale.bytes(*bytes));
     }
     let heap_now = now.iter().fold(0u64, |sum, &(_, bytes)| sum.saturating_add(bytes));
     let stamped = snapshot.stacks.iter().zip(&now).fold(0u64, |sum, (stack, _)| {
@@ -368,15 +392,15 @@ fn threads(window: &Window) -> Vec<Thread> {
     threads
 }
 
-fn timeline(window: &Window) -> Vec<TimelinePoint> {
+fn timeline(window: &Window, scale: Scale) -> Vec<TimelinePoint> {
     let count = (window.timeline_len.load(Acquire) as usize).min(TIMELINE);
     let points = window.timeline.iter().take(count);
     points
         .map(|point| TimelinePoint {
             tick: point.tick.load(Acquire),
-            inuse: point.inuse.load(Acquire),
+            inuse: scale.bytes(point.inuse.load(Acquire)),
             rss: point.rss.load(Acquire),
-            allocated: point.allocated.load(Acquire),
+            allocated: scale.bytes(point.allocated.load(Acquire)),
         })
         .collect()
 }

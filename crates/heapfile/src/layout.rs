@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64};
 /// First eight bytes of an arena.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"LKSARENA");
 /// Version of this layout; a reader takes no other.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Size and alignment of a chunk in bytes.
 pub const CHUNK: u64 = 256 * 1024;
 /// Offsets stored in 32 bits count units of this many bytes.
@@ -86,12 +86,14 @@ pub struct Superblock {
     pub realtime_ns: u64,
     /// CLOCK_MONOTONIC at tick 0 in nanoseconds.
     pub monotonic_ns: u64,
-    /// Mean bytes between samples; 0 = every allocation.
+    /// Mean bytes between samples; 0 = every allocation. The counters then sum weights (see [`crate::sampling`]).
     pub sampling_interval: u64,
     /// 1 while the holder examines processes at their end: they then wait for it (see [`Window::exit_state`]). Set
     /// before the command starts; a process that starts without it never waits. 0 again: nobody waits any more.
     pub examine_at_exit: AtomicU32,
-    _pad0: [u8; 12],
+    _pad0: [u8; 4],
+    /// What chance starts from, so that a run can be repeated; 0 = from the clock.
+    pub seed: u64,
     /// Ticks since the arena was made, written by the holder.
     pub tick: AtomicU32,
     _pad1: [u8; 60],
@@ -379,6 +381,9 @@ pub struct TimelineRecord {
 }
 
 /// The part of a thread's state that readers sum. Only the owning thread writes it.
+///
+/// Numbers of blocks and bytes here, in [`Counters`], the window's and the timeline's are sums of weights, which
+/// [`crate::sampling`] turns into blocks and bytes.
 #[repr(C)]
 pub struct Shard {
     /// Tid of the owner; a shard whose owner is gone is taken over by the next new thread.
@@ -422,7 +427,8 @@ pub struct Counters {
     pub temporary: AtomicU64,
     /// The epoch that `peak_*` belong to; if older than the window's, the numbers have not changed since.
     pub epoch: AtomicU32,
-    _pad: u32,
+    /// Allocations that were recorded (wraps): what the estimates rest on, if they are sampled.
+    pub samples: AtomicU32,
 }
 
 /// One frame of the stack trie.

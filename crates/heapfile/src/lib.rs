@@ -25,6 +25,7 @@
 
 pub mod attach;
 pub mod layout;
+pub mod sampling;
 
 #[cfg(feature = "std")]
 mod arena;

@@ -13,7 +13,7 @@ use std::path::Path;
 /// First eight bytes.
 pub const MAGIC: &[u8; 8] = b"LKSSEALD";
 /// Version of this form.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 const HEADER: usize = 24;
 
 /// Encodes a snapshot.
@@ -176,7 +176,7 @@ impl Writer {
     }
 }
 
-fn stack_numbers(stack: &Stack) -> [u64; 7] {
+fn stack_numbers(stack: &Stack) -> [u64; 8] {
     [
         stack.allocated_blocks,
         stack.allocated_bytes,
@@ -185,6 +185,7 @@ fn stack_numbers(stack: &Stack) -> [u64; 7] {
         stack.peak_blocks,
         stack.peak_bytes,
         stack.temporary,
+        stack.samples,
     ]
 }
 
@@ -326,6 +327,7 @@ impl Reader<'_> {
             peak_blocks: self.number()?,
             peak_bytes: self.number()?,
             temporary: self.number()?,
+            samples: self.number()?,
         })
     }
 }

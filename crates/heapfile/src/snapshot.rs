@@ -1,5 +1,7 @@
 //! One process's heap file as plain vectors.
 
+use crate::sampling::Weight;
+
 /// Everything a heap file says about one process.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Snapshot {
@@ -17,7 +19,8 @@ pub struct Snapshot {
     pub nodes: Vec<Node>,
     /// Stacks; a stack's number is its index, 0 sums what did not fit.
     pub stacks: Vec<Stack>,
-    /// Blocks in use.
+    /// Blocks in use that were recorded. If allocations were sampled, each stands for as many as its weight says
+    /// ([`Snapshot::weight`]).
     pub blocks: Vec<Block>,
     /// The threads seen last.
     pub threads: Vec<Thread>,
@@ -39,6 +42,16 @@ pub struct Snapshot {
     pub inherited_freed_bytes: u64,
     /// Offsets that led nowhere while this was read: a torn or damaged file.
     pub bad_references: u64,
+}
+
+impl Snapshot {
+    /// What a live block stands for: itself, or if allocations were sampled, all that it was sampled from.
+    pub fn weight(&self, block: &Block) -> Weight {
+        match block.kind {
+            BlockKind::Mapped => Weight::exact(block.size, self.sampling_interval),
+            BlockKind::Heap | BlockKind::InFlight => Weight::of(block.size, self.sampling_interval),
+        }
+    }
 }
 
 /// A process.
@@ -114,7 +127,8 @@ pub struct Node {
     pub key: u64,
 }
 
-/// A stack and what was done under it, summed over threads.
+/// A stack and what was done under it, summed over threads. If allocations were sampled, blocks and bytes are
+/// estimates.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stack {
     /// Node of its innermost frame.
@@ -133,6 +147,8 @@ pub struct Stack {
     pub peak_bytes: u64,
     /// Blocks freed before their thread allocated anything else.
     pub temporary: u64,
+    /// Allocations that were recorded.
+    pub samples: u64,
 }
 
 /// What a block is.

@@ -29,6 +29,7 @@ mod watcher;
 pub use command::{Resolved, Untraceable, resolve};
 pub use exits::{AtExit, ExitingProcess};
 pub use hold::hold;
+pub use leakscope_heapfile::sampling::{INTERVAL_MAX, Sampling};
 pub use leakscope_target::Memory;
 pub use places::{Places, last_run, state_directory};
 pub use seal::SealedFile;
@@ -136,6 +137,8 @@ pub struct Options {
     pub max_children: usize,
     /// Their size in bytes, all together.
     pub max_children_bytes: u64,
+    /// Which allocations are recorded.
+    pub sampling: Sampling,
     /// Called for each process, the command itself and its children, before it ends; none: nothing waits.
     pub at_exit: Option<AtExit>,
 }
@@ -189,7 +192,7 @@ pub fn run(options: &Options) -> Result<Outcome, Error> {
     let file_size = FileSize::lift();
     let places = Places::prepare(options.output.as_deref(), options.tracer)?;
     let mask = signals::block();
-    let arena = Arc::new(places.create_arena()?);
+    let arena = Arc::new(places.create_arena(options.sampling)?);
     places.announce(arena.path())?;
     recover::note_output(&arena, &places.file);
     let keeper = Keeper::new(arena.clone());

@@ -2,6 +2,7 @@
 
 use crate::{Error, limits};
 use leakscope_heapfile::Arena;
+use leakscope_heapfile::sampling::Sampling;
 use std::ffi::OsString;
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::Write;
@@ -101,8 +102,8 @@ impl Places {
         value
     }
 
-    /// Makes the arena: in shared memory if there is room, else beside the output.
-    pub(crate) fn create_arena(&self) -> Result<Arena, Error> {
+    /// Makes the arena, sampled as `sampling` says: in shared memory if there is room, else beside the output.
+    pub(crate) fn create_arena(&self, sampling: Sampling) -> Result<Arena, Error> {
         let name = format!("leakscope-{}-{:08x}", std::process::id(), nonce());
         let shared = Path::new("/dev/shm");
         let len = arena_bytes();
@@ -113,7 +114,7 @@ impl Places {
             return Err(Error::io("create the heap file", &self.file, hint)(reason));
         }
         let create = |path: &Path| {
-            Arena::create(path, len, 0).inspect_err(|_| {
+            Arena::create(path, len, sampling).inspect_err(|_| {
                 // The name is this run's alone.
                 let _ = std::fs::remove_file(path);
             })

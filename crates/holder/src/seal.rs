@@ -1,5 +1,6 @@
 //! Writes the heap files of processes that have ended.
 
+use leakscope_heapfile::sampling::Scale;
 use leakscope_heapfile::{BlockKind, End, Snapshot, sealed};
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -48,7 +49,8 @@ fn unfreed(snapshot: &Snapshot) -> u64 {
         return 0;
     }
     let heap = snapshot.blocks.iter().filter(|block| block.kind != BlockKind::Mapped);
-    heap.fold(0, |sum, block| sum.saturating_add(block.size))
+    let sum = heap.fold(0u64, |sum, block| sum.saturating_add(snapshot.weight(block).bytes));
+    Scale::of(snapshot.sampling_interval).bytes(sum)
 }
 
 #[cfg(test)]

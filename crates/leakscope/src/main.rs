@@ -8,6 +8,7 @@ mod generated;
 mod leaks;
 mod report;
 mod run;
+mod sampling;
 
 use clap::Parser;
 use cli::{Cli, Subcommands};

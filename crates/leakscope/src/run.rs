@@ -1,10 +1,10 @@
 //! `leakscope run`.
 
 use crate::cli::{DEBUGINFOD, NO_COLOR, STATE_HOME, Section};
-use crate::{exit, report};
+use crate::{exit, report, sampling};
 use anyhow::{Context, Result};
 use clap::ValueHint;
-use leakscope_holder::{AtExit, Options, Outcome};
+use leakscope_holder::{AtExit, Options, Outcome, Sampling};
 use leakscope_profile::{Profile, View, formats};
 use leakscope_report::TextOptions;
 use leakscope_symbols::symbolize;
@@ -75,6 +75,15 @@ pub struct Args {
     /// and so on. While the command runs, FILE leads to the memory that it is traced into.
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     output: Option<PathBuf>,
+    /// Record a sample of the allocations instead of all: one per so many bytes on average [without BYTES: 512K]
+    ///
+    /// So the command runs at very nearly its own speed, and the numbers of the report are estimates, with their
+    /// standard errors. Which allocations are recorded is chance: each byte is as likely as any other to be hit, so that
+    /// large and frequent ones are found first. BYTES is a whole number with an optional unit: K, M, G, KiB, MiB or
+    /// GiB, of 1024 each.
+    #[arg(long, value_name = "BYTES", num_args = 0..=1, default_missing_value = "512K")]
+    #[arg(value_parser = sampling::interval)]
+    sample: Option<u64>,
     /// Also write the report as JSON (schema leakscope.report/1) to this file
     ///
     /// A file that exists is overwritten; it stays empty if the command could not be traced. Bytes, blocks and
@@ -109,6 +118,7 @@ const MAX_CHILDREN_BYTES: u64 = 256 << 20;
 pub fn run(args: &Args) -> Result<ExitCode> {
     let options = Options {
         max_children: args.max_children,
+        sampling: sampling::every(args.sample.unwrap_or(0))?,
         ..holder_options(&args.command, args.output.clone(), None)
     };
     // A place that cannot be written is told now, not when the command has run for a week.
@@ -129,6 +139,7 @@ pub fn holder_options(command: &[OsString], output: Option<PathBuf>, at_exit: Op
         tracer: TRACER,
         max_children: MAX_CHILDREN,
         max_children_bytes: MAX_CHILDREN_BYTES,
+        sampling: Sampling::default(),
         at_exit,
     }
 }

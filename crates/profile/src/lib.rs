@@ -6,6 +6,7 @@
 mod filter;
 pub mod formats;
 mod named;
+mod samples;
 mod symbols;
 mod view;
 
@@ -14,6 +15,7 @@ pub use filter::{
     is_start_frame,
 };
 pub use named::{FrameId, NamedSite, NamedSites};
+pub use samples::{Samples, Sampling};
 pub use symbols::{Frame, MissingDebugInfo, Symbols};
 pub use view::{UnknownView, View};
 
@@ -24,6 +26,9 @@ use std::time::SystemTime;
 pub struct Profile {
     /// Whose heap this is.
     pub process: Process,
+    /// How allocations were sampled; none: every one was recorded. Then the numbers of the heap, but not those of
+    /// mapped memory, are estimates.
+    pub sampling: Option<Sampling>,
     /// Sums over all of the process's heap allocations (mapped memory not included).
     pub totals: Totals,
     /// Sums over the anonymous mappings that the program itself made by `mmap` (the allocator's own not included).
@@ -89,10 +94,12 @@ pub struct Counts {
 }
 
 /// Sums over a process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Totals {
     /// Sums over all heap sites.
     pub counts: Counts,
+    /// What they rest on.
+    pub samples: Samples,
     /// Allocator calls that were forwarded but not recorded.
     pub missed_events: u64,
     /// Blocks inherited from the parent process at `fork`, and their bytes.
@@ -151,7 +158,7 @@ pub struct CodeAddress {
 }
 
 /// All allocations of one kind made with one stack.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Site {
     /// Where the memory came from.
     pub kind: Kind,
@@ -161,4 +168,6 @@ pub struct Site {
     pub truncated: bool,
     /// The numbers.
     pub counts: Counts,
+    /// What they rest on.
+    pub samples: Samples,
 }

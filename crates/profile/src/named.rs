@@ -1,6 +1,6 @@
 //! A profile's sites with their names, merged the way a reader tells them apart.
 
-use crate::{CodeAddress, Counts, Frame, Kind, Profile, Symbols, View, is_allocator_function};
+use crate::{CodeAddress, Counts, Frame, Kind, Profile, Samples, Symbols, View, is_allocator_function};
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
@@ -18,7 +18,7 @@ pub struct NamedSites {
 }
 
 /// All allocations of one kind made with one named stack.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct NamedSite {
     /// Where the memory came from.
     pub kind: Kind,
@@ -28,6 +28,8 @@ pub struct NamedSite {
     pub stack: Vec<FrameId>,
     /// The numbers of all merged sites.
     pub counts: Counts,
+    /// What they rest on.
+    pub samples: Samples,
 }
 
 impl NamedSites {
@@ -58,7 +60,7 @@ impl Profile {
     /// order does not depend on the run).
     pub fn named_sites(&self, symbols: &Symbols, view: View) -> NamedSites {
         let mut interner = Interner::default();
-        let mut merged: HashMap<(Kind, bool, Vec<FrameId>), Counts> = HashMap::new();
+        let mut merged: HashMap<(Kind, bool, Vec<FrameId>), (Counts, Samples)> = HashMap::new();
         for site in &self.sites {
             let mut stack = Vec::with_capacity(site.stack.len() + 4);
             for &pc in &site.stack {
@@ -67,12 +69,20 @@ impl Profile {
             let own = stack.iter().position(|&id| !interner.allocator[id as usize]);
             // A stack of nothing but allocator frames is better shown than hidden.
             stack.drain(..own.unwrap_or(0));
-            *merged.entry((site.kind, site.truncated, stack)).or_default() += site.counts;
+            let (counts, samples) = merged.entry((site.kind, site.truncated, stack)).or_default();
+            *counts += site.counts;
+            *samples += site.samples;
         }
         let frames = interner.frames;
         let mut sites: Vec<NamedSite> = merged
             .into_iter()
-            .map(|((kind, truncated, stack), counts)| NamedSite { kind, truncated, stack, counts })
+            .map(|((kind, truncated, stack), (counts, samples))| NamedSite {
+                kind,
+                truncated,
+                stack,
+                counts,
+                samples,
+            })
             .collect();
         let rank = |site: &NamedSite| {
             let counts = &site.counts;

@@ -9,8 +9,8 @@ pub use leaks::{leaks_json, write_leaks_json, write_leaks_json_line};
 use crate::escape::elided;
 use crate::time::rfc3339;
 use leakscope_profile::{
-    Counts, End, Frame, Kind, MissingDebugInfo, NamedSite, NamedSites, Process, Profile, Symbols,
-    TimelinePoint, Totals, View,
+    Counts, End, Frame, Kind, MissingDebugInfo, NamedSite, NamedSites, Process, Profile, Samples, Sampling,
+    Symbols, TimelinePoint, View,
 };
 use serde::ser::{Serialize, SerializeSeq, Serializer};
 use serde_json::Value;
@@ -47,6 +47,7 @@ struct Report<'a> {
     schema: &'static str,
     view: &'static str,
     process: ProcessFields<'a>,
+    sampling: Option<SamplingFields>,
     totals: TotalFields,
     mapped: CountFields,
     timeline: Vec<PointFields>,
@@ -61,10 +62,11 @@ impl<'a> Report<'a> {
             schema: "leakscope.report/1",
             view: view.name(),
             process: ProcessFields::new(&profile.process),
-            totals: TotalFields::new(&profile.totals),
+            sampling: profile.sampling.map(SamplingFields::new),
+            totals: TotalFields::new(profile),
             mapped: CountFields::new(&profile.mapped),
             timeline: profile.timeline.iter().map(PointFields::new).collect(),
-            sites: Sites(named),
+            sites: Sites { named, sampled: profile.sampling.is_some() },
             notes: profile.notes.iter().map(|note| string(note)).collect(),
             missing_debug_info: symbols.missing.iter().map(MissingFields::new).collect(),
         }
@@ -106,6 +108,50 @@ impl<'a> ProcessFields<'a> {
 }
 
 #[derive(serde::Serialize)]
+struct SamplingFields {
+    interval_bytes: u64,
+    samples: u64,
+}
+
+impl SamplingFields {
+    fn new(sampling: Sampling) -> SamplingFields {
+        SamplingFields { interval_bytes: sampling.interval_bytes, samples: sampling.samples }
+    }
+}
+
+/// What estimates rest on; both null where every allocation was recorded.
+#[derive(serde::Serialize)]
+struct EstimateFields {
+    samples: Option<SampleFields>,
+    standard_error: Option<ErrorFields>,
+}
+
+#[derive(serde::Serialize)]
+struct SampleFields {
+    allocated: u64,
+    inuse: u64,
+}
+
+#[derive(serde::Serialize)]
+struct ErrorFields {
+    inuse_bytes: f64,
+    inuse_blocks: f64,
+}
+
+impl EstimateFields {
+    fn new(samples: Option<&Samples>) -> EstimateFields {
+        EstimateFields {
+            samples: samples
+                .map(|samples| SampleFields { allocated: samples.allocated, inuse: samples.inuse }),
+            standard_error: samples.map(|samples| ErrorFields {
+                inuse_bytes: samples.inuse_bytes_error(),
+                inuse_blocks: samples.inuse_blocks_error(),
+            }),
+        }
+    }
+}
+
+#[derive(serde::Serialize)]
 struct CountFields {
     inuse_bytes: u64,
     inuse_blocks: u64,
@@ -134,15 +180,19 @@ impl CountFields {
 struct TotalFields {
     #[serde(flatten)]
     counts: CountFields,
+    #[serde(flatten)]
+    estimate: EstimateFields,
     missed_events: u64,
     inherited_bytes: u64,
     inherited_blocks: u64,
 }
 
 impl TotalFields {
-    fn new(totals: &Totals) -> TotalFields {
+    fn new(profile: &Profile) -> TotalFields {
+        let totals = &profile.totals;
         TotalFields {
             counts: CountFields::new(&totals.counts),
+            estimate: EstimateFields::new(profile.sampling.map(|_| &totals.samples)),
             missed_events: totals.missed_events,
             inherited_bytes: totals.inherited_bytes,
             inherited_blocks: totals.inherited_blocks,
@@ -169,21 +219,28 @@ impl PointFields {
     }
 }
 
-struct Sites<'a>(&'a NamedSites);
+struct Sites<'a> {
+    named: &'a NamedSites,
+    sampled: bool,
+}
 
 impl Serialize for Sites<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut sites = serializer.serialize_seq(Some(self.0.sites.len()))?;
-        for site in &self.0.sites {
+        let mut sites = serializer.serialize_seq(Some(self.named.sites.len()))?;
+        for site in &self.named.sites {
             let kind = match site.kind {
                 Kind::Heap => "heap",
                 Kind::Mapped => "mapped",
             };
             sites.serialize_element(&SiteFields {
                 counts: CountFields::new(&site.counts),
+                // Mappings are all recorded.
+                estimate: EstimateFields::new(
+                    Some(&site.samples).filter(|_| self.sampled && site.kind == Kind::Heap),
+                ),
                 kind,
                 truncated: site.truncated,
-                stack: Stack { named: self.0, site },
+                stack: Stack { named: self.named, site },
             })?;
         }
         sites.end()
@@ -195,6 +252,8 @@ struct SiteFields<'a> {
     kind: &'static str,
     #[serde(flatten)]
     counts: CountFields,
+    #[serde(flatten)]
+    estimate: EstimateFields,
     truncated: bool,
     stack: Stack<'a>,
 }

@@ -82,7 +82,8 @@ impl<'a> Builder<'a> {
         self.put_main_module_first();
         self.message.drop_frames = self.string(&allocator_function_pattern());
         self.message.period_type = Some(self.value_type("space", "bytes"));
-        self.message.period = 1;
+        let interval = self.profile.sampling.map_or(1, |sampling| sampling.interval_bytes);
+        self.message.period = clamped(interval);
         self.message.default_sample_type = self.string(match view {
             View::InUse => "inuse_space",
             View::Peak => "peak_space",
@@ -103,6 +104,12 @@ impl<'a> Builder<'a> {
         let process = &self.profile.process;
         let mut comments =
             vec![format!("leakscope: pid {}: {}", process.pid, command_line(&process.command))];
+        if let Some(sampling) = &self.profile.sampling {
+            comments.push(format!(
+                "estimated from {} samples, one per {} bytes on average; the values are scaled already",
+                sampling.samples, sampling.interval_bytes
+            ));
+        }
         if self.profile.totals.missed_events > 0 {
             comments.push(format!("{} allocator calls were not recorded", self.profile.totals.missed_events));
         }

@@ -36,6 +36,17 @@ pub(crate) fn plural(number: u64, noun: &str) -> String {
     format!("{} {noun}{}", count(number), if number == 1 { "" } else { "s" })
 }
 
+/// An estimate and its standard error: `14.2 MiB ± 1.1 MiB`.
+pub(crate) fn estimated_bytes(value: u64, error: f64) -> String {
+    // A cast takes what is too large or not a number to the nearest bound, or 0.
+    format!("{} ± {}", bytes(value), bytes(error.round() as u64))
+}
+
+/// The same for a count of `noun`: `1,234 ± 98 blocks`.
+pub(crate) fn estimated_plural(value: u64, error: f64, noun: &str) -> String {
+    format!("{} ± {} {noun}s", count(value), count(error.round() as u64))
+}
+
 /// `part` of `whole` in percent. Never "100%" or "0%" of something that is not all or nothing.
 pub(crate) fn share(part: u64, whole: u64) -> String {
     if whole == 0 {

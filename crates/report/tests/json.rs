@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{add_up, counts, in_service, service};
+use common::{add_up, counts, in_service, sampled, service};
 use leakscope_profile::*;
 use leakscope_report::{json, write_json};
 use serde_json::{Value, json};
@@ -33,6 +33,7 @@ fn every_field_is_documented_and_every_documented_field_is_there() {
     let (profile, symbols) = service();
     let mut found = std::collections::BTreeSet::new();
     paths(&json(&profile, &symbols, View::InUse), "", &mut found);
+    paths(&json(&sampled(profile), &symbols, View::InUse), "", &mut found);
     assert_eq!(found, documented);
 }
 
@@ -88,6 +89,23 @@ fn the_report_has_the_numbers_of_the_profile() {
             "module": "/opt/lib/libstripped.so.1", "address": 0x1234, "inlined": false,
         }]))
     );
+}
+
+#[test]
+fn estimates_of_heap_sites_have_their_standard_errors_and_other_numbers_have_none() {
+    let (profile, symbols) = service();
+    let exact = json(&profile, &symbols, View::InUse);
+    assert_eq!((&exact["sampling"], &exact["totals"]["standard_error"]), (&Value::Null, &Value::Null));
+    assert_eq!(exact["sites"][0]["samples"], Value::Null);
+    let report = json(&sampled(profile), &symbols, View::InUse);
+    assert_eq!(report["sampling"], json!({"interval_bytes": 524_288, "samples": 9}));
+    assert_eq!(report["totals"]["samples"], json!({"allocated": 9, "inuse": 5}));
+    assert_eq!(report["totals"]["standard_error"], json!({"inuse_bytes": 1_048_576.0, "inuse_blocks": 30.0}));
+    for site in report["sites"].as_array().into_iter().flatten() {
+        let known = site["kind"] == "heap";
+        assert_eq!(site["standard_error"].is_object(), known, "{site}");
+        assert_eq!(site["samples"].is_object(), known, "{site}");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{SERVICE_BIAS, service};
+use common::{SERVICE_BIAS, sampled, service};
 use flate2::read::GzDecoder;
 use leakscope_profile::*;
 use leakscope_report::pprof;
@@ -146,6 +146,7 @@ fn the_string_table_and_the_sample_types_are_as_pprof_wants_them() {
     let period = messages(&decoded.fields, 11);
     assert_eq!((decoded.text(&period[0], 1), decoded.text(&period[0], 2)), ("space", "bytes"));
     assert_eq!(number(&decoded.fields, 12), 1);
+    assert_eq!(number(&Decoded::new(&sampled(profile.clone()), &symbols, View::InUse).fields, 12), 524_288);
     assert_eq!(number(&decoded.fields, 9), 1_790_000_000_250_000_000);
     assert_eq!(number(&decoded.fields, 10), 19_500_000_000);
     assert!(decoded.text(&decoded.fields, 7).contains("|operator new.*|"));

@@ -35,6 +35,7 @@ fn profiles() -> impl Strategy<Value = (Profile, Symbols)> {
                 truncated,
                 stack: stack.into_iter().map(in_service).collect(),
                 counts: common::counts((n[0], n[1]), (n[2], n[3]), (n[4], n[5]), n[6]),
+                samples: Samples::default(),
             };
             let mut profile = Profile { sites: sites.into_iter().map(site).collect(), ..Profile::default() };
             add_up(&mut profile);

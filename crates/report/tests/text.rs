@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{add_up, counts, frame, in_libc, in_service, service};
+use common::{add_up, counts, frame, in_libc, in_service, sampled, service};
 use leakscope_profile::*;
 use leakscope_report::{TextOptions, text};
 
@@ -27,6 +27,28 @@ fn the_report_answers_sums_up_and_shows_each_site() {
     println!("{report}");
     let expected = include_str!("expected/service.txt");
     assert_eq!(report, expected);
+}
+
+#[test]
+fn estimates_are_marked_as_such_with_their_standard_errors() {
+    let (profile, symbols) = service();
+    let report = plain(&sampled(profile), &symbols);
+    println!("{report}");
+    assert_eq!(report, include_str!("expected/service_sampled.txt"));
+}
+
+#[test]
+fn that_no_sample_is_in_use_is_not_taken_for_that_nothing_is() {
+    let (mut profile, symbols) = one_site(counts((0, 0), (10, 1), (10, 1), 0));
+    profile.sampling = Some(Sampling { interval_bytes: 1, samples: 1 });
+    let report = plain(&profile, &symbols);
+    assert!(report.starts_with("No sampled allocation was left unfreed: 1 sample, all freed.\n"), "{report}");
+    profile.process.end = End::Running;
+    let report = plain(&profile, &symbols);
+    assert!(report.starts_with("No sampled allocation is in use: 1 sample so far, all freed.\n"), "{report}");
+    let sampling = Some(Sampling { interval_bytes: 1, samples: 0 });
+    let report = plain(&Profile { sampling, ..Profile::default() }, &symbols);
+    assert!(report.starts_with("No allocation was sampled.\n"), "{report}");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! anything that is called from here, calls a function of the process or touches thread-local memory. See
 //! [`leakscope_heapfile::attach`] for the protocol.
 
-use crate::{arena, blocks, exit, mappings, modules, process, real, thread, unwind};
+use crate::{arena, blocks, exit, filter, mappings, modules, process, real, thread, unwind};
 use leakscope_heapfile::attach::{FAILED_FUNCTIONS, FAILED_VERSION, Request};
 use leakscope_heapfile::layout::VERSION;
 
@@ -20,6 +20,7 @@ unsafe extern "C" fn begin(request: *const Request) -> u64 {
     if !unsafe { real::take(request) } {
         return FAILED_FUNCTIONS;
     }
+    filter::forget();
     modules::forget();
     blocks::forget_regions();
     mappings::forget_all();

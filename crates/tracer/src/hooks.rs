@@ -4,9 +4,14 @@
 //! and the frame pointer at entry; the exported symbols are shims that add them. Order of events (a block's
 //! address may be reused by another thread as soon as the real call has been made): a block is recorded after
 //! the real allocation and forgotten before the real free.
+//!
+//! When allocations are sampled, a call that is none of the tracer's business goes straight on to the real function:
+//! an allocation that does not reach the thread's next sample point (`sample`), a free of a block that was not
+//! recorded (`filter`). Nothing that threads share is touched then, nor noted that a hook is at work. Where everything
+//! is recorded, the same two questions are always answered the other way.
 
 use crate::thread::{self, Entered};
-use crate::{modules, process, real, unwind};
+use crate::{filter, modules, process, real, sample, unwind};
 use core::ffi::c_void;
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -35,20 +40,32 @@ macro_rules! real_or {
     };
 }
 
-/// Runs `$call`, which gives an address, and records it with `$size`.
+/// Goes straight on to the real function if there is one: a call in tail position, so without a frame of the hook's own.
+macro_rules! pass_on {
+    ($address:expr, $kind:ty, ($($argument:expr),*)) => {
+        let address = $address;
+        if address != 0 {
+            // SAFETY: the symbol of that name in a C library has that type; the arguments are the caller's own.
+            return unsafe { core::mem::transmute::<usize, $kind>(address)($($argument),*) };
+        }
+    };
+}
+
+/// Runs `$call`, which gives an address, and records it with `$size` if it is sampled.
 macro_rules! allocate {
     ($sp:expr, $bp:expr, $size:expr, $call:expr) => {
         match thread::enter($sp) {
             Entered::Recording(thread) => {
+                let sampled = thread.samples($size);
                 let block: Pointer = $call;
-                if !block.is_null() {
+                if sampled && !block.is_null() {
                     thread.allocated(block as usize, $size, $sp, $bp);
                 }
                 thread.leave();
                 block
             }
             Entered::Nested(window) => {
-                thread::miss_nested(window, $sp);
+                thread::allocate_nested(window, $size, $sp);
                 $call
             }
             Entered::Off => $call,
@@ -56,46 +73,38 @@ macro_rules! allocate {
     };
 }
 
-pub(crate) unsafe extern "C" fn malloc(size: usize, sp: usize, bp: usize) -> Pointer {
-    let real = real_or!(real::malloc(), unsafe extern "C" fn(usize) -> Pointer, early(size, 16));
-    // SAFETY: the caller's own arguments.
-    allocate!(sp, bp, size, unsafe { real(size) })
+/// The function that stands in for `$name` and, apart from it so that what is passed over needs no frame, the one that
+/// records.
+macro_rules! allocating {
+    ($name:ident, $recording:ident, $kind:ty, ($($argument:ident),*), $size:expr, $align:expr) => {
+        pub(crate) unsafe extern "C" fn $name($($argument: usize,)* sp: usize, bp: usize) -> Pointer {
+            if sample::passes($size) {
+                pass_on!(real::$name(), $kind, ($($argument),*));
+            }
+            // SAFETY: the caller's own arguments.
+            unsafe { $recording($($argument,)* sp, bp) }
+        }
+
+        #[inline(never)]
+        unsafe extern "C" fn $recording($($argument: usize,)* sp: usize, bp: usize) -> Pointer {
+            let real = real_or!(real::$name(), $kind, early($size, $align));
+            // SAFETY: the caller's own arguments.
+            allocate!(sp, bp, $size, unsafe { real($($argument),*) })
+        }
+    };
 }
 
-pub(crate) unsafe extern "C" fn calloc(count: usize, size: usize, sp: usize, bp: usize) -> Pointer {
-    let real = real_or!(
-        real::calloc(),
-        unsafe extern "C" fn(usize, usize) -> Pointer,
-        early(count.saturating_mul(size), 16)
-    );
-    // SAFETY: the caller's own arguments.
-    allocate!(sp, bp, count.wrapping_mul(size), unsafe { real(count, size) })
-}
+type OfOne = unsafe extern "C" fn(usize) -> Pointer;
+type OfTwo = unsafe extern "C" fn(usize, usize) -> Pointer;
 
-pub(crate) unsafe extern "C" fn aligned_alloc(align: usize, size: usize, sp: usize, bp: usize) -> Pointer {
-    let real =
-        real_or!(real::aligned_alloc(), unsafe extern "C" fn(usize, usize) -> Pointer, early(size, align));
-    // SAFETY: the caller's own arguments.
-    allocate!(sp, bp, size, unsafe { real(align, size) })
-}
+allocating!(malloc, record_malloc, OfOne, (size), size, 16);
+allocating!(calloc, record_calloc, OfTwo, (count, size), count.saturating_mul(size), 16);
+allocating!(aligned_alloc, record_aligned_alloc, OfTwo, (align, size), size, align);
+allocating!(memalign, record_memalign, OfTwo, (align, size), size, align);
+allocating!(valloc, record_valloc, OfOne, (size), size, 4096);
+allocating!(pvalloc, record_pvalloc, OfOne, (size), size, 4096);
 
-pub(crate) unsafe extern "C" fn memalign(align: usize, size: usize, sp: usize, bp: usize) -> Pointer {
-    let real = real_or!(real::memalign(), unsafe extern "C" fn(usize, usize) -> Pointer, early(size, align));
-    // SAFETY: the caller's own arguments.
-    allocate!(sp, bp, size, unsafe { real(align, size) })
-}
-
-pub(crate) unsafe extern "C" fn valloc(size: usize, sp: usize, bp: usize) -> Pointer {
-    let real = real_or!(real::valloc(), unsafe extern "C" fn(usize) -> Pointer, early(size, 4096));
-    // SAFETY: the caller's own arguments.
-    allocate!(sp, bp, size, unsafe { real(size) })
-}
-
-pub(crate) unsafe extern "C" fn pvalloc(size: usize, sp: usize, bp: usize) -> Pointer {
-    let real = real_or!(real::pvalloc(), unsafe extern "C" fn(usize) -> Pointer, early(size, 4096));
-    // SAFETY: the caller's own arguments.
-    allocate!(sp, bp, size, unsafe { real(size) })
-}
+type PosixMemalign = unsafe extern "C" fn(*mut Pointer, usize, usize) -> i32;
 
 pub(crate) unsafe extern "C" fn posix_memalign(
     out: *mut Pointer,
@@ -104,24 +113,39 @@ pub(crate) unsafe extern "C" fn posix_memalign(
     sp: usize,
     bp: usize,
 ) -> i32 {
+    if sample::passes(size) {
+        pass_on!(real::posix_memalign(), PosixMemalign, (out, align, size));
+    }
+    // SAFETY: the caller's own arguments.
+    unsafe { record_posix_memalign(out, align, size, sp, bp) }
+}
+
+#[inline(never)]
+unsafe extern "C" fn record_posix_memalign(
+    out: *mut Pointer,
+    align: usize,
+    size: usize,
+    sp: usize,
+    bp: usize,
+) -> i32 {
     const ENOMEM: i32 = 12;
-    let real =
-        real_or!(real::posix_memalign(), unsafe extern "C" fn(*mut Pointer, usize, usize) -> i32, ENOMEM);
+    let real = real_or!(real::posix_memalign(), PosixMemalign, ENOMEM);
     match thread::enter(sp) {
         Entered::Recording(thread) => {
+            let sampled = thread.samples(size);
             // SAFETY: the caller's own arguments; on success the pointer was written.
             let (status, block) = unsafe {
                 let status = real(out, align, size);
                 (status, if status == 0 { *out } else { NULL })
             };
-            if !block.is_null() {
+            if sampled && !block.is_null() {
                 thread.allocated(block as usize, size, sp, bp);
             }
             thread.leave();
             status
         }
         Entered::Nested(window) => {
-            thread::miss_nested(window, sp);
+            thread::allocate_nested(window, size, sp);
             // SAFETY: the caller's own arguments.
             unsafe { real(out, align, size) }
         }
@@ -130,10 +154,21 @@ pub(crate) unsafe extern "C" fn posix_memalign(
     }
 }
 
+type Realloc = unsafe extern "C" fn(Pointer, usize) -> Pointer;
+
 pub(crate) unsafe extern "C" fn realloc(old: Pointer, size: usize, sp: usize, bp: usize) -> Pointer {
+    if is_nobodys(old) && sample::passes(size) {
+        pass_on!(real::realloc(), Realloc, (old, size));
+    }
+    // SAFETY: the caller's own arguments.
+    unsafe { record_realloc(old, size, sp, bp) }
+}
+
+#[inline(never)]
+unsafe extern "C" fn record_realloc(old: Pointer, size: usize, sp: usize, bp: usize) -> Pointer {
     let real = real_or!(
         real::realloc(),
-        unsafe extern "C" fn(Pointer, usize) -> Pointer,
+        Realloc,
         // SAFETY: `old` is null or from the pool, since nothing else has been handed out yet.
         unsafe { early_realloc(old, size) }
     );
@@ -141,10 +176,44 @@ pub(crate) unsafe extern "C" fn realloc(old: Pointer, size: usize, sp: usize, bp
         // SAFETY: as above; the new block is an ordinary one.
         return unsafe { leave_pool(old, size, malloc(size, sp, bp)) };
     }
+    let thread = match thread::enter(sp) {
+        Entered::Recording(thread) => thread,
+        Entered::Nested(window) => {
+            thread::allocate_nested(window, size, sp);
+            thread::forget_nested(window, old as usize);
+            // SAFETY: the caller's own arguments.
+            return unsafe { real(old, size) };
+        }
+        // SAFETY: the caller's own arguments.
+        Entered::Off => return unsafe { real(old, size) },
+    };
+    let sampled = thread.samples(size);
+    // While the real function is at work the block is in flight: not lost, and not found by a thread that is
+    // handed the same address.
+    let found = if old.is_null() { None } else { thread.find(old as usize) };
+    if let Some(found) = &found {
+        found.set_state(slot::IN_FLIGHT);
+    }
     // SAFETY: the caller's own arguments.
-    reallocate(old, size, sp, bp, || unsafe { real(old, size) })
+    let block = unsafe { real(old, size) };
+    match &found {
+        Some(found) if block.is_null() && size != 0 => found.set_state(slot::HEAP),
+        Some(found) => {
+            found.remove();
+            filter::remove(old as usize);
+            thread.count_moved(old as usize, found.word0, found.word1);
+        }
+        None if !old.is_null() && (!block.is_null() || size == 0) => thread.freed(old as usize),
+        None => {}
+    }
+    if sampled && !block.is_null() {
+        thread.allocated(block as usize, size, sp, bp);
+    }
+    thread.leave();
+    block
 }
 
+/// `reallocarray` is `realloc` of the product. Where that is too large, the real function says so in its own way.
 pub(crate) unsafe extern "C" fn reallocarray(
     old: Pointer,
     count: usize,
@@ -152,52 +221,18 @@ pub(crate) unsafe extern "C" fn reallocarray(
     sp: usize,
     bp: usize,
 ) -> Pointer {
-    let total = count.checked_mul(size);
-    if let (true, Some(total)) = (is_early(old), total) {
-        // SAFETY: as in `realloc`.
-        return unsafe { leave_pool(old, total, malloc(total, sp, bp)) };
-    }
-    let real = real_or!(
-        real::reallocarray(),
-        unsafe extern "C" fn(Pointer, usize, usize) -> Pointer,
-        // SAFETY: the caller's own arguments. A C library without reallocarray has no caller for it.
-        unsafe { total.map_or(NULL, |total| realloc(old, total, sp, bp)) }
-    );
-    // SAFETY: the caller's own arguments.
-    reallocate(old, total.unwrap_or(usize::MAX), sp, bp, || unsafe { real(old, count, size) })
-}
-
-#[inline(always)]
-fn reallocate(old: Pointer, size: usize, sp: usize, bp: usize, real: impl Fn() -> Pointer) -> Pointer {
-    let thread = match thread::enter(sp) {
-        Entered::Recording(thread) => thread,
-        Entered::Nested(window) => {
-            thread::miss_nested(window, sp);
-            return real();
+    match count.checked_mul(size) {
+        // SAFETY: the caller's own arguments.
+        Some(total) => unsafe { realloc(old, total, sp, bp) },
+        None => {
+            pass_on!(
+                real::reallocarray(),
+                unsafe extern "C" fn(Pointer, usize, usize) -> Pointer,
+                (old, count, size)
+            );
+            NULL
         }
-        Entered::Off => return real(),
-    };
-    // While the real function is at work the block is in flight: not lost, and not found by a thread that is
-    // handed the same address.
-    let found = if old.is_null() { None } else { thread.find(old as usize) };
-    if let Some(found) = &found {
-        found.set_state(slot::IN_FLIGHT);
     }
-    let block = real();
-    match &found {
-        Some(found) if block.is_null() && size != 0 => found.set_state(slot::HEAP),
-        Some(found) => {
-            found.remove();
-            thread.count_moved(old as usize, found.word0, found.word1);
-        }
-        None if !old.is_null() && (!block.is_null() || size == 0) => thread.freed(old as usize),
-        None => {}
-    }
-    if !block.is_null() {
-        thread.allocated(block as usize, size, sp, bp);
-    }
-    thread.leave();
-    block
 }
 
 /// Forgets `block`, then runs `$call`, which frees it.
@@ -218,21 +253,42 @@ macro_rules! release {
     };
 }
 
+/// Whether `block` is an ordinary one that was not recorded.
+#[inline(always)]
+fn is_nobodys(block: Pointer) -> bool {
+    !filter::may_hold(block as usize) && !is_early(block)
+}
+
+type Free = unsafe extern "C" fn(Pointer);
+
 pub(crate) unsafe extern "C" fn free(block: Pointer, sp: usize, _bp: usize) {
+    if is_nobodys(block) {
+        pass_on!(real::free(), Free, (block));
+    }
+    // SAFETY: the caller's own arguments.
+    unsafe { record_free(block, sp) }
+}
+
+#[inline(never)]
+unsafe extern "C" fn record_free(block: Pointer, sp: usize) {
     if block.is_null() || is_early(block) {
         return;
     }
-    let real = real_or!(real::free(), unsafe extern "C" fn(Pointer), NOTHING);
+    let real = real_or!(real::free(), Free, NOTHING);
     // SAFETY: the caller's own arguments.
     release!(sp, block, unsafe { real(block) })
 }
 
 pub(crate) unsafe extern "C" fn free_sized(block: Pointer, size: usize, sp: usize, bp: usize) {
+    type Real = unsafe extern "C" fn(Pointer, usize);
+    if is_nobodys(block) {
+        pass_on!(real::free_sized(), Real, (block, size));
+    }
     if block.is_null() || is_early(block) || real::free_sized() == 0 {
         // SAFETY: without such a function in the C library, `free` does the same.
         return unsafe { free(block, sp, bp) };
     }
-    let real = real_or!(real::free_sized(), unsafe extern "C" fn(Pointer, usize), NOTHING);
+    let real = real_or!(real::free_sized(), Real, NOTHING);
     // SAFETY: the caller's own arguments.
     release!(sp, block, unsafe { real(block, size) })
 }
@@ -244,11 +300,15 @@ pub(crate) unsafe extern "C" fn free_aligned_sized(
     sp: usize,
     bp: usize,
 ) {
+    type Real = unsafe extern "C" fn(Pointer, usize, usize);
+    if is_nobodys(block) {
+        pass_on!(real::free_aligned_sized(), Real, (block, align, size));
+    }
     if block.is_null() || is_early(block) || real::free_aligned_sized() == 0 {
         // SAFETY: as in `free_sized`.
         return unsafe { free(block, sp, bp) };
     }
-    let real = real_or!(real::free_aligned_sized(), unsafe extern "C" fn(Pointer, usize, usize), NOTHING);
+    let real = real_or!(real::free_aligned_sized(), Real, NOTHING);
     // SAFETY: the caller's own arguments.
     release!(sp, block, unsafe { real(block, align, size) })
 }

@@ -2,7 +2,8 @@
 //!
 //! They are kept in the block table in state `slot::MAPPED`, with their size in pages, in regions of their own
 //! (`MAPPED_SPACE` is added to their addresses), so that looking for one never meets heap blocks. Mappings that the
-//! allocator makes for its own needs are nested calls and not counted; libc's internal calls do not come here.
+//! allocator makes for its own needs are not counted: it is the caller, whether a hook is at work or (when allocations
+//! are sampled) was passed by. libc's internal calls do not come here.
 
 use crate::blocks::{self, Found};
 use crate::real;
@@ -56,6 +57,9 @@ pub(crate) unsafe extern "C" fn mmap(
     let call = || unsafe {
         core::mem::transmute::<usize, Real>(function)(address, length, protection, flags, fd, offset)
     };
+    if thread::is_called_by_allocator(sp) {
+        return call();
+    }
     let thread = match thread::enter(sp) {
         Entered::Recording(thread) => thread,
         Entered::Nested(window) => {
@@ -94,6 +98,9 @@ pub(crate) unsafe extern "C" fn munmap(address: Address, length: usize, sp: usiz
     let end = start.checked_add(length as u64).and_then(|end| end.checked_next_multiple_of(PAGE as u64));
     let possible = length != 0 && start.is_multiple_of(PAGE as u64);
     let Some(end) = end.filter(|&end| possible && end <= ADDRESS_END) else { return call() };
+    if thread::is_called_by_allocator(sp) {
+        return call();
+    }
     let thread = match thread::enter(sp) {
         Entered::Recording(thread) => thread,
         Entered::Nested(window) => {
@@ -128,6 +135,9 @@ pub(crate) unsafe extern "C" fn mremap(
     // SAFETY: the symbol of that name in a C library has that type; the arguments are the caller's own.
     let call =
         || unsafe { core::mem::transmute::<usize, Real>(function)(old, old_length, length, flags, target) };
+    if thread::is_called_by_allocator(sp) {
+        return call();
+    }
     let Entered::Recording(thread) = thread::enter(sp) else { return call() };
     let tracked = find(thread, old as u64).is_some();
     let start = call();

@@ -5,7 +5,7 @@
 //! `posix_spawn`) go on as their parent.
 
 use crate::arena::Arena;
-use crate::{exec, hooks, modules, real, sys};
+use crate::{exec, hooks, modules, real, sample, sys};
 use core::ffi::c_char;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize};
@@ -120,6 +120,7 @@ fn set_up() -> Option<()> {
     let page = sys::map_fork_page()?.cast::<AtomicUsize>();
     ARENA_LEN.store(arena.len(), Relaxed);
     ARENA_BASE.store(arena.base(), Release);
+    sample::start(arena.superblock()?);
     let window = claim(arena, ORIGIN_EXEC)?;
     describe(window);
     if real::malloc_is_overridden(hooks::own_malloc()) {
@@ -154,6 +155,9 @@ pub(crate) fn begin(descriptor: i32) -> Result<(), u64> {
     forget_ancestors();
     ARENA_LEN.store(arena.len(), Relaxed);
     ARENA_BASE.store(arena.base(), Release);
+    if let Some(superblock) = arena.superblock() {
+        sample::start(superblock);
+    }
     let Some(window) = claim(arena, ORIGIN_ATTACH) else {
         release_memory(page);
         return Err(attach::FAILED_WINDOW);

@@ -5,6 +5,7 @@ use crate::{process, stacks};
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use leakscope_heapfile::layout::{CHUNK, ORIGIN_EXEC, STACK_BLOCK, STATE_LIVE, Superblock, UNIT, Window};
+use leakscope_heapfile::sampling::Sampling;
 use std::path::Path;
 use std::vec::Vec;
 
@@ -30,7 +31,7 @@ impl TestHeap {
         let directory = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
         let directory = directory.expect("a temporary directory");
         let path = directory.path().join("arena");
-        let file = leakscope_heapfile::Arena::create(&path, len, 0).expect("a new arena");
+        let file = leakscope_heapfile::Arena::create(&path, len, Sampling::default()).expect("a new arena");
         file.superblock().ready.store(len, Release);
         let arena = map(&path, len);
         let window = process::claim(arena, ORIGIN_EXEC).expect("a window");

@@ -8,20 +8,24 @@
 
 use crate::arena::Arena;
 use crate::blocks::{self, Inserted, SpanPage};
+use crate::sample::{self, Chance};
 use crate::unwind::{Context, Walked, Walker};
-use crate::{arch, process, real, stacks, sys};
+use crate::{arch, filter, process, real, stacks, sys};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, AtomicU64};
 use leakscope_heapfile::layout::{
     COUNTER_DIR, COUNTER_PAGE, Counters, SHARDS, Shard, Superblock, THREADS, UNIT, Window, slot,
 };
+use leakscope_heapfile::sampling::Weight;
 
 /// A nested hook (a signal handler's, or the allocator's own call) is at most this far down the stack.
 const NESTING_REACH: usize = 64 << 10;
 /// Change in bytes that a thread may keep to itself.
 const MAX_PENDING: i64 = 64 << 10;
 const CACHED_COUNTERS: usize = 256;
-const CLOCK_CHECK: u32 = 4096;
+/// Events between two looks at the clock, less one: a mask. Samples are rare events.
+const CLOCK_CHECK: u32 = 4095;
+const CLOCK_CHECK_SAMPLED: u32 = 15;
 
 /// Private states by shard number: a shard's next owner takes its private state over, too.
 static STATES: [AtomicPtr<Thread>; SHARDS] = [const { AtomicPtr::new(core::ptr::null_mut()) }; SHARDS];
@@ -37,10 +41,16 @@ pub(crate) struct Thread {
     superblock: &'static Superblock,
     shard: &'static Shard,
     sequence: u32,
-    /// Address that this thread allocated last, unless it was freed since.
+    /// See [`sample::interval`].
+    interval: u64,
+    chance: Chance,
+    /// Address that this thread recorded last, unless it was freed since.
     last_allocated: usize,
+    /// The countdown then: as long as it stays, the thread has allocated nothing else.
+    last_countdown: u64,
     flush_at: i64,
     events: u32,
+    clock_check: u32,
     /// Ticks come from the clock: the holder has stopped keeping them.
     own_clock: bool,
     span: u64,
@@ -96,9 +106,14 @@ fn enter_slowly(sp: usize) -> Entered {
         return begin(state, sp);
     }
     match Thread::create(window) {
-        Some(state) => {
-            arch::tls_write(state as usize, epoch);
-            begin(state as usize, sp)
+        Some(created) => {
+            if state == 0 {
+                // A forked child's first thread goes on where it was.
+                // SAFETY: this thread's own, and no hook is at work.
+                unsafe { (*created).draw() };
+            }
+            arch::tls_write(created as usize, epoch);
+            begin(created as usize, sp)
         }
         None => {
             window.missed_full.fetch_add(1, Relaxed);
@@ -165,9 +180,13 @@ impl Thread {
             (*thread).superblock = superblock;
             (*thread).shard = shard;
             (*thread).sequence = sequence;
+            (*thread).interval = sample::interval();
+            (*thread).chance = Chance::new(window, sequence);
             (*thread).last_allocated = 0;
+            (*thread).last_countdown = 0;
             (*thread).flush_at = 1024;
             (*thread).events = 0;
+            (*thread).clock_check = if sample::interval() == 0 { CLOCK_CHECK } else { CLOCK_CHECK_SAMPLED };
             (*thread).own_clock = false;
             (*thread).span = 0;
             (*thread).span_page = None;
@@ -183,9 +202,41 @@ impl Thread {
         self.busy = 0;
     }
 
+    /// Whether an allocation of `size` bytes is to be recorded. To be asked once for each.
+    #[inline(always)]
+    pub(crate) fn samples(&mut self, size: usize) -> bool {
+        if self.interval == 0 {
+            return true;
+        }
+        let sampled = !sample::passes(size);
+        if sampled {
+            self.draw();
+        }
+        sampled
+    }
+
+    /// Draws the next sample point.
+    fn draw(&mut self) {
+        if self.interval != 0 {
+            arch::set_countdown(self.chance.distance(self.interval));
+        }
+    }
+
+    /// What a block stands for.
+    #[inline(always)]
+    fn weight(&self, size: u64) -> Weight {
+        match self.interval {
+            0 => Weight { blocks: 1, bytes: size },
+            interval => sample::weight(size, interval),
+        }
+    }
+
     /// Records a block that the real allocator has just handed out.
     #[inline(always)]
     pub(crate) fn allocated(&mut self, address: usize, size: usize, sp: usize, bp: usize) {
+        if self.interval != 0 {
+            filter::add(address);
+        }
         let page = self.span_page(address as u64, true);
         let place = page.and_then(|page| blocks::locate(self.arena, page, address as u64));
         let tick = self.tick();
@@ -204,21 +255,32 @@ impl Thread {
         });
         match inserted {
             Inserted::Yes => {}
-            Inserted::Replaced(word0, word1) => self.count_moved(address, word0, word1),
+            Inserted::Replaced(word0, word1) => {
+                filter::remove(address);
+                self.count_moved(address, word0, word1);
+            }
             Inserted::No => {
+                filter::remove(address);
                 self.window.missed_full.fetch_add(1, Relaxed);
                 return;
             }
         }
         self.last_allocated = address;
+        if self.interval != 0 {
+            self.last_countdown = arch::countdown();
+        }
+        let weight = self.weight(size as u64);
         if let Some(counters) = self.counters(stack) {
             self.stamp(counters);
-            bump(&counters.allocated_blocks, 1);
-            bump(&counters.allocated_bytes, size as u64);
+            bump(&counters.allocated_blocks, weight.blocks);
+            bump(&counters.allocated_bytes, weight.bytes);
+            if self.interval != 0 {
+                counters.samples.store(counters.samples.load(Relaxed).wrapping_add(1), Relaxed);
+            }
         }
-        bump(&self.shard.allocated_blocks, 1);
-        bump(&self.shard.allocated_bytes, size as u64);
-        self.changed(size as i64);
+        bump(&self.shard.allocated_blocks, weight.blocks);
+        bump(&self.shard.allocated_bytes, weight.bytes);
+        self.changed(weight.bytes as i64);
     }
 
     /// Forgets a block that is about to be freed.
@@ -235,28 +297,32 @@ impl Thread {
             return;
         };
         found.remove();
+        if self.interval != 0 {
+            filter::remove(address);
+        }
         self.count_free(address, found.word0, found.word1);
     }
 
     /// Counts a block as freed; its slot has been dealt with.
     #[inline(always)]
     pub(crate) fn count_free(&mut self, address: usize, word0: u64, word1: u64) {
-        let size = self.size_of(address as u64, word1);
-        let temporary = self.last_allocated == address;
+        let weight = self.weight(self.size_of(address as u64, word1));
+        let temporary = self.last_allocated == address
+            && (self.interval == 0 || self.last_countdown == arch::countdown());
         if temporary {
             self.last_allocated = 0;
         }
         if let Some(counters) = self.counters(slot::stack(word0)) {
             self.stamp(counters);
-            bump(&counters.freed_blocks, 1);
-            bump(&counters.freed_bytes, size);
+            bump(&counters.freed_blocks, weight.blocks);
+            bump(&counters.freed_bytes, weight.bytes);
             if temporary {
-                bump(&counters.temporary, 1);
+                bump(&counters.temporary, weight.blocks);
             }
         }
-        bump(&self.shard.freed_blocks, 1);
-        bump(&self.shard.freed_bytes, size);
-        self.changed(-(size as i64));
+        bump(&self.shard.freed_blocks, weight.blocks);
+        bump(&self.shard.freed_bytes, weight.bytes);
+        self.changed(-(weight.bytes as i64));
     }
 
     /// Counts a reallocated block's old life as over; that is not what "temporary" means.
@@ -300,19 +366,21 @@ impl Thread {
 
     /// Counts a new mapping.
     pub(crate) fn count_mapping(&mut self, stack: u32, bytes: u64) {
+        let weight = Weight::exact(bytes, self.interval);
         if let Some(counters) = self.counters(stack) {
             self.stamp(counters);
-            bump(&counters.allocated_blocks, 1);
-            bump(&counters.allocated_bytes, bytes);
+            bump(&counters.allocated_blocks, weight.blocks);
+            bump(&counters.allocated_bytes, weight.bytes);
         }
     }
 
     /// Counts bytes, and with the last of them the mapping, as gone.
     pub(crate) fn count_unmapping(&mut self, stack: u32, blocks: u64, bytes: u64) {
+        let weight = Weight::exact(bytes, self.interval);
         if let Some(counters) = self.counters(stack) {
             self.stamp(counters);
-            bump(&counters.freed_blocks, blocks);
-            bump(&counters.freed_bytes, bytes);
+            bump(&counters.freed_blocks, blocks * weight.blocks);
+            bump(&counters.freed_bytes, weight.bytes);
         }
     }
 
@@ -333,7 +401,7 @@ impl Thread {
     #[inline(always)]
     pub(crate) fn tick(&mut self) -> u32 {
         self.events = self.events.wrapping_add(1);
-        if self.events.is_multiple_of(CLOCK_CHECK) || self.own_clock {
+        if self.events & self.clock_check == 0 || self.own_clock {
             return self.check_clock();
         }
         process::now(self.superblock)
@@ -449,15 +517,32 @@ impl Thread {
         }
     }
 
-    /// A free of a block that is not in the table: inherited at fork, older than the tracing, or missed.
+    /// A free of a block that is not in the table: inherited at fork, older than the tracing, missed, or not sampled.
     #[cold]
     fn unknown_free(&mut self, address: usize) {
-        if self.free_inherited(address).is_none() {
+        if self.interval != 0 {
+            // Unlike where everything is recorded, a block that took an inherited one's place is not known; it must
+            // not pass for that one.
+            if self.find_inherited(address).is_some() && filter::give_up_inherited(address) {
+                filter::remove(address);
+                self.free_inherited(address);
+            }
+        } else if self.free_inherited(address).is_none() {
             self.window.unknown_frees.fetch_add(1, Relaxed);
         }
     }
 
+    /// Counts an inherited block as freed.
     fn free_inherited(&self, address: usize) -> Option<()> {
+        let word1 = self.find_inherited(address)?;
+        let weight = self.weight(u64::from(slot::size(word1)));
+        self.window.inherited_freed_blocks.fetch_add(weight.blocks, Relaxed);
+        self.window.inherited_freed_bytes.fetch_add(weight.bytes, Relaxed);
+        Some(())
+    }
+
+    /// The second word of the block that was at `address` at the fork.
+    fn find_inherited(&self, address: usize) -> Option<u64> {
         let fork_tick = process::FORK_TICK.load(Relaxed);
         for ancestor in &process::ANCESTORS {
             let offset = ancestor.load(Relaxed);
@@ -468,35 +553,66 @@ impl Thread {
             let page = blocks::span_page(self.arena, window, blocks::span_of(address as u64), false);
             let found = page.and_then(|page| blocks::find(self.arena, page, address as u64, slot::HEAP));
             if let Some(found) = found.filter(|found| slot::birth(found.word1) <= fork_tick) {
-                self.window.inherited_freed_blocks.fetch_add(1, Relaxed);
-                self.window.inherited_freed_bytes.fetch_add(u64::from(slot::size(found.word1)), Relaxed);
-                return Some(());
+                return Some(found.word1);
             }
         }
         None
     }
 }
 
-/// A free by a nested hook: the block is forgotten, but this thread's own counters are being written further up
-/// the stack, so it is only noted that one is missing there.
+/// A free by a nested hook.
 #[cold]
 pub(crate) fn free_nested(window: &Window, address: usize, sp: usize) {
+    // Of a block that was not sampled nothing is missed.
+    if forget_nested(window, address) || sample::interval() == 0 {
+        miss_nested(window, sp);
+    }
+}
+
+/// Forgets a block, if it is known: this thread's own counters are being written further up the stack, so it is only
+/// noted that one is missing there.
+#[cold]
+pub(crate) fn forget_nested(window: &Window, address: usize) -> bool {
     let arena = process::arena();
     let page = blocks::span_page(arena, window, blocks::span_of(address as u64), false);
-    if let Some(found) = page.and_then(|page| blocks::find(arena, page, address as u64, slot::HEAP)) {
+    let found = page.and_then(|page| blocks::find(arena, page, address as u64, slot::HEAP));
+    if let Some(found) = &found {
         found.remove();
+        filter::remove(address);
         window.orphan_frees.fetch_add(1, Relaxed);
     }
-    miss_nested(window, sp);
+    found.is_some()
 }
 
 /// Counts a nested call that is not recorded, unless the allocator itself made it.
 #[cold]
 pub(crate) fn miss_nested(window: &Window, sp: usize) {
-    // SAFETY: at entry the stack pointer points to the return address.
-    if !real::is_allocator(unsafe { *(sp as *const usize) }) {
+    if !is_called_by_allocator(sp) {
         window.missed_nested.fetch_add(1, Relaxed);
     }
+}
+
+/// Whether the caller of the hook whose entry stack pointer was `sp` is the allocator itself.
+pub(crate) fn is_called_by_allocator(sp: usize) -> bool {
+    // SAFETY: at entry the stack pointer points to the return address.
+    real::is_allocator(unsafe { *(sp as *const usize) })
+}
+
+/// An allocation by a nested hook. The point that it may have reached is given up, and the next one drawn: what comes after
+/// is sampled as if this allocation had been.
+#[cold]
+pub(crate) fn allocate_nested(window: &Window, size: usize, sp: usize) {
+    if sample::interval() != 0 {
+        if sample::passes(size) {
+            return;
+        }
+        let (state, _) = arch::tls_read();
+        // SAFETY: a nested hook's thread has a state. What is interrupted may be drawing, too: then both get the
+        // same number, which is as good as any.
+        let distance = unsafe { (*(state as *mut Thread)).chance.distance(sample::interval()) };
+        arch::set_countdown(distance);
+    }
+    miss_nested(window, sp);
 }
 
 /// Adds to a counter that only this thread writes.

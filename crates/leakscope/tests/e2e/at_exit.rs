@@ -6,7 +6,7 @@
 use crate::support::build::compile;
 use crate::support::directory::Directory;
 use crate::support::process::{Outcome, kill, run, tree_of, wait, wait_until};
-use leakscope_holder::{AtExit, ExitingProcess, Memory, Options};
+use leakscope_holder::{AtExit, ExitingProcess, Memory, Options, Sampling};
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -42,6 +42,7 @@ fn holder_process() {
         tracer: TRACER,
         max_children: 100,
         max_children_bytes: 1 << 30,
+        sampling: Sampling::default(),
         at_exit: (way != "none").then_some(at_exit),
     };
     for variable in [DIRECTORY, WAY, COMMAND] {

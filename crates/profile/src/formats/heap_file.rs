@@ -1,10 +1,13 @@
 //! leakscope's own heap file, live or sealed.
 
-use crate::{CodeAddress, Counts, End, Kind, Module, Process, Profile, Site, TimelinePoint, Totals};
+use crate::{
+    CodeAddress, Counts, End, Kind, Module, Process, Profile, Samples, Sampling, Site, TimelinePoint, Totals,
+};
 use leakscope_heapfile::layout::{
     self, MODULE_PSEUDO, PC_BITS, PSEUDO_MAPPED, PSEUDO_TRUNCATED, STOP_ADDRESS_SPACE, TICK_MS,
 };
-use leakscope_heapfile::{self as heapfile, Arena, Snapshot, sealed};
+use leakscope_heapfile::sampling::{Scale, Weight};
+use leakscope_heapfile::{self as heapfile, Arena, BlockKind, Snapshot, sealed};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
@@ -94,15 +97,17 @@ pub fn from_snapshot(snapshot: &Snapshot) -> Profile {
     let modules: Vec<Module> = snapshot.modules.iter().map(module).collect();
     let module_index: HashMap<u32, u32> =
         snapshot.modules.iter().enumerate().map(|(index, module)| (module.id, index as u32)).collect();
+    let scale = Scale::of(snapshot.sampling_interval);
     let in_use = in_use_by_stack(snapshot);
     let mut sites = Vec::new();
     let mut totals = Totals::default();
     let mut mapped = Counts::default();
     for (number, stack) in snapshot.stacks.iter().enumerate() {
-        let (inuse_blocks, inuse_bytes) = in_use.get(number).copied().unwrap_or_default();
+        let (weight, mut samples) = in_use.get(number).copied().unwrap_or_default();
+        samples.allocated = stack.samples;
         let counts = Counts {
-            inuse_bytes,
-            inuse_blocks,
+            inuse_bytes: scale.bytes(weight.bytes),
+            inuse_blocks: scale.blocks(weight.blocks),
             allocated_bytes: stack.allocated_bytes,
             allocated_blocks: stack.allocated_blocks,
             peak_bytes: stack.peak_bytes,
@@ -113,8 +118,14 @@ pub fn from_snapshot(snapshot: &Snapshot) -> Profile {
             continue;
         }
         let mut site = walk(snapshot, stack.node, &module_index);
-        site.counts = counts;
-        add(if site.kind == Kind::Mapped { &mut mapped } else { &mut totals.counts }, &counts);
+        (site.counts, site.samples) = (counts, samples);
+        match site.kind {
+            Kind::Mapped => mapped += counts,
+            Kind::Heap => {
+                totals.counts += counts;
+                totals.samples += samples;
+            }
+        }
         sites.push(site);
     }
     totals.missed_events = snapshot.missed_nested.saturating_add(snapshot.missed_full);
@@ -122,6 +133,10 @@ pub fn from_snapshot(snapshot: &Snapshot) -> Profile {
     totals.inherited_bytes = snapshot.inherited_bytes;
     Profile {
         process: process(snapshot),
+        sampling: (snapshot.sampling_interval != 0).then_some(Sampling {
+            interval_bytes: snapshot.sampling_interval,
+            samples: totals.samples.allocated,
+        }),
         totals,
         mapped,
         timeline: timeline(snapshot),
@@ -145,29 +160,19 @@ pub fn stacks(snapshot: &Snapshot, numbers: &[u32]) -> Profile {
     }
 }
 
-fn add(sum: &mut Counts, counts: &Counts) {
-    for (sum, value) in [
-        (&mut sum.inuse_bytes, counts.inuse_bytes),
-        (&mut sum.inuse_blocks, counts.inuse_blocks),
-        (&mut sum.allocated_bytes, counts.allocated_bytes),
-        (&mut sum.allocated_blocks, counts.allocated_blocks),
-        (&mut sum.peak_bytes, counts.peak_bytes),
-        (&mut sum.peak_blocks, counts.peak_blocks),
-        (&mut sum.temporary_blocks, counts.temporary_blocks),
-    ] {
-        *sum = sum.saturating_add(value);
-    }
-}
-
-/// Blocks and bytes in use by stack number, from the blocks themselves.
-fn in_use_by_stack(snapshot: &Snapshot) -> Vec<(u64, u64)> {
-    let mut in_use = vec![(0u64, 0u64); snapshot.stacks.len().max(1)];
+/// What is in use by stack number, from the blocks themselves.
+fn in_use_by_stack(snapshot: &Snapshot) -> Vec<(Weight, Samples)> {
+    let mut in_use = vec![<(Weight, Samples)>::default(); snapshot.stacks.len().max(1)];
     for block in &snapshot.blocks {
         // A stack that is not known is summed with those that did not fit.
         let number = if (block.stack as usize) < in_use.len() { block.stack as usize } else { 0 };
-        if let Some((blocks, bytes)) = in_use.get_mut(number) {
-            *blocks += 1;
-            *bytes = bytes.saturating_add(block.size);
+        if let Some((sum, samples)) = in_use.get_mut(number) {
+            let weight = snapshot.weight(block);
+            sum.blocks = sum.blocks.saturating_add(weight.blocks);
+            sum.bytes = sum.bytes.saturating_add(weight.bytes);
+            if block.kind != BlockKind::Mapped {
+                *samples += Samples::of_block(block.size, snapshot.sampling_interval);
+            }
         }
     }
     in_use

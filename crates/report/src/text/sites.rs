@@ -3,7 +3,7 @@
 use super::TextOptions;
 use super::paint::Paint;
 use super::stack::write_stack;
-use super::summary::rest;
+use super::summary::{estimated_in_use, rest};
 use crate::units::{bytes, count, plural, share};
 use leakscope_profile::{End, Frame, Kind, NamedSite, NamedSites, Profile, View};
 use std::fmt::Write;
@@ -34,7 +34,8 @@ pub(super) fn write(
         Kind::Mapped => view.value(&profile.mapped),
     };
     for (index, site) in shown.iter().enumerate() {
-        write_numbers(out, index + 1, site, total, view, paint);
+        let sampled = profile.sampling.is_some() && kind == Kind::Heap;
+        write_numbers(out, index + 1, site, total, (view, sampled), paint);
         let frames: Vec<&Frame> = named.stack(site).collect();
         write_stack(out, &frames, site.truncated, paint);
     }
@@ -60,18 +61,33 @@ fn heading(kind: Kind, view: View, end: End) -> &'static str {
     }
 }
 
-fn write_numbers(out: &mut String, rank: usize, site: &NamedSite, total: u64, view: View, paint: Paint) {
+fn write_numbers(
+    out: &mut String,
+    rank: usize,
+    site: &NamedSite,
+    total: u64,
+    (view, sampled): (View, bool),
+    paint: Paint,
+) {
     let counts = &site.counts;
     let value = view.value(counts);
     let part = share(value, total);
     let blocks = plural(view.blocks(counts), "block");
-    let amount = if !view.is_bytes() {
+    let mut amount = if !view.is_bytes() {
         paint.number(&plural(value, "temporary block"))
     } else if value < 1024 {
         format!("{} in {blocks}", paint.number(&bytes(value)))
     } else {
         format!("{} ({}) in {blocks}", paint.number(&bytes(value)), plural(value, "byte"))
     };
+    if sampled {
+        // The last digits of an estimate say nothing.
+        amount = match view {
+            View::InUse => format!("about {}", estimated_in_use(counts, &site.samples)),
+            View::Temporary => format!("about {amount}"),
+            View::Peak | View::Allocated => format!("about {} in {blocks}", paint.number(&bytes(value))),
+        };
+    }
     _ = writeln!(out, "\n{:>4} {amount}, {part}", format!("#{rank}"));
     let mut others = Vec::new();
     if view != View::InUse {
@@ -87,6 +103,12 @@ fn write_numbers(out: &mut String, rank: usize, site: &NamedSite, total: u64, vi
     }
     if view != View::Temporary && counts.temporary_blocks > 0 {
         others.push(plural(counts.temporary_blocks, "temporary block"));
+    }
+    if sampled {
+        others.push(match view {
+            View::InUse => format!("from {}", plural(site.samples.inuse, "sample")),
+            _ => format!("from {}", plural(site.samples.allocated, "sample")),
+        });
     }
     _ = writeln!(out, "     {}", paint.dim(&others.join(", ")));
 }

@@ -5,8 +5,8 @@ use super::sites::blamed;
 use super::stack::frame_at;
 use crate::escape::{command_line, printable};
 use crate::sparkline::sparkline;
-use crate::units::{bytes, count, duration, plural, share};
-use leakscope_profile::{End, Kind, NamedSites, Profile};
+use crate::units::{bytes, count, duration, estimated_bytes, estimated_plural, plural, share};
+use leakscope_profile::{Counts, End, Kind, NamedSites, Profile, Samples};
 use std::fmt::Write;
 
 pub(super) const COMMAND_LIMIT: usize = 500;
@@ -17,10 +17,9 @@ pub(super) fn answer(profile: &Profile, named: &NamedSites) -> String {
     let counts = &profile.totals.counts;
     let running = profile.process.end == End::Running;
     if counts.inuse_blocks == 0 && counts.inuse_bytes == 0 {
-        let mut line = match (counts.allocated_blocks, running) {
-            (0, _) => "No heap memory was allocated".to_owned(),
-            (blocks, true) => format!("Nothing is in use: {} so far, all freed", allocations(blocks)),
-            (blocks, false) => format!("Nothing was left unfreed: {}, all freed", allocations(blocks)),
+        let mut line = match &profile.sampling {
+            None => nothing_in_use(counts.allocated_blocks, running),
+            Some(sampling) => nothing_sampled_in_use(sampling.samples, running),
         };
         if profile.totals.missed_events > 0 {
             line.push_str(", as far as recorded");
@@ -33,8 +32,10 @@ pub(super) fn answer(profile: &Profile, named: &NamedSites) -> String {
         (false, true) => "was never freed",
         (false, false) => "were never freed",
     };
-    let mut line =
-        format!("{} in {} {verb}", bytes(counts.inuse_bytes), plural(counts.inuse_blocks, "block"));
+    let mut line = match profile.sampling {
+        None => format!("{} {verb}", in_blocks(counts.inuse_bytes, counts.inuse_blocks)),
+        Some(_) => format!("About {} {verb}", estimated_in_use(counts, &profile.totals.samples)),
+    };
     let mut unfreed =
         named.sites.iter().filter(|site| site.kind == Kind::Heap && site.counts.inuse_blocks > 0);
     if let Some(largest) = unfreed.next() {
@@ -46,6 +47,37 @@ pub(super) fn answer(profile: &Profile, named: &NamedSites) -> String {
         };
     }
     line
+}
+
+fn nothing_in_use(allocated: u64, running: bool) -> String {
+    match (allocated, running) {
+        (0, _) => "No heap memory was allocated".to_owned(),
+        (blocks, true) => format!("Nothing is in use: {} so far, all freed", allocations(blocks)),
+        (blocks, false) => format!("Nothing was left unfreed: {}, all freed", allocations(blocks)),
+    }
+}
+
+/// What was not sampled may still be there.
+fn nothing_sampled_in_use(samples: u64, running: bool) -> String {
+    match (samples, running) {
+        (0, _) => "No allocation was sampled".to_owned(),
+        (samples, true) => {
+            format!("No sampled allocation is in use: {} so far, all freed", plural(samples, "sample"))
+        }
+        (samples, false) => {
+            format!("No sampled allocation was left unfreed: {}, all freed", plural(samples, "sample"))
+        }
+    }
+}
+
+fn in_blocks(amount: u64, blocks: u64) -> String {
+    format!("{} in {}", bytes(amount), plural(blocks, "block"))
+}
+
+/// What is in use, by a sample.
+pub(super) fn estimated_in_use(counts: &Counts, samples: &Samples) -> String {
+    let amount = estimated_bytes(counts.inuse_bytes, samples.inuse_bytes_error());
+    format!("{amount} in {}", estimated_plural(counts.inuse_blocks, samples.inuse_blocks_error(), "block"))
 }
 
 fn allocations(blocks: u64) -> String {
@@ -65,7 +97,12 @@ pub(super) fn write(out: &mut String, profile: &Profile, paint: Paint) {
         line("executable", printable(&process.executable, COMMAND_LIMIT).into_owned());
     }
     line("process", format!("pid {}, {}", process.pid, how_it_ended(profile)));
-    let in_blocks = |amount: u64, blocks: u64| format!("{} in {}", bytes(amount), plural(blocks, "block"));
+    if let Some(sampling) = &profile.sampling {
+        let samples = plural(sampling.samples, "sample");
+        let interval = bytes(sampling.interval_bytes);
+        let meaning = "± is one standard error";
+        line("sampled", format!("estimated from {samples}, one per {interval} on average; {meaning}"));
+    }
     line("allocated", in_blocks(counts.allocated_bytes, counts.allocated_blocks));
     line("peak", in_blocks(counts.peak_bytes, counts.peak_blocks));
     let in_use = match process.end {
@@ -73,7 +110,13 @@ pub(super) fn write(out: &mut String, profile: &Profile, paint: Paint) {
         End::Exited(_) => "in use at exit",
         _ => "in use at end",
     };
-    line(in_use, in_blocks(counts.inuse_bytes, counts.inuse_blocks));
+    line(
+        in_use,
+        match profile.sampling {
+            None => in_blocks(counts.inuse_bytes, counts.inuse_blocks),
+            Some(_) => estimated_in_use(counts, &profile.totals.samples),
+        },
+    );
     line("temporary", temporary(counts.temporary_blocks, counts.allocated_blocks));
     let mapped = &profile.mapped;
     if mapped.allocated_blocks > 0 || mapped.inuse_bytes > 0 {

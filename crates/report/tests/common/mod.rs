@@ -181,6 +181,30 @@ pub fn service() -> (Profile, Symbols) {
     (profile, symbols)
 }
 
+/// The same profile as if it came from samples: nine, five of them of blocks in use.
+pub fn sampled(mut profile: Profile) -> Profile {
+    const BYTES: f64 = (1u64 << 40) as f64;
+    profile.sampling = Some(Sampling { interval_bytes: 512 << 10, samples: 9 });
+    let samples = |allocated, inuse, inuse_bytes_variance, inuse_blocks_variance| Samples {
+        allocated,
+        inuse,
+        inuse_bytes_variance,
+        inuse_blocks_variance,
+    };
+    let known = [
+        samples(2, 2, BYTES / 4.0, 400.0),
+        samples(1, 1, BYTES / 4.0, 100.0),
+        samples(3, 1, BYTES / 4.0, 100.0),
+        samples(1, 1, BYTES / 4.0, 300.0),
+        samples(2, 0, 0.0, 0.0),
+    ];
+    for (site, samples) in profile.sites.iter_mut().zip(known) {
+        site.samples = samples;
+        profile.totals.samples += samples;
+    }
+    profile
+}
+
 /// A scan of the service: a cache that lost its lists, a growing set of sessions known only by their class, a thread's
 /// storage, and what is still reachable; compared with a scan a minute before.
 pub fn scan() -> LeakReport {

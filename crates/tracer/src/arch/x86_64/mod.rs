@@ -76,12 +76,12 @@ pub(crate) fn save_registers(out: &mut [usize; 6]) -> usize {
     sp
 }
 
-// Two words of initial-exec TLS, and one that always reads as zero. A `thread_local!` would be general-dynamic in a
+// Three words of initial-exec TLS, and one that always reads as zero. A `thread_local!` would be general-dynamic in a
 // shared object: its first use in a thread may allocate, which would recurse into the hooks.
 //
 // Put into a running process, where no such memory can be had any more, the object gets other offsets from the thread
-// pointer for both (see `leakscope_heapfile::attach`): the words are unused ones of the C library's thread control
-// block, which is not cleared for a new thread, and the third is the thread's id there, which tells that they are not
+// pointer for both (see `leakscope_heapfile::attach`): the three are unused words of the C library's thread control
+// block, which is not cleared for a new thread, and the other is the thread's id there, which tells that they are not
 // this thread's.
 core::arch::global_asm!(
     ".section .tbss.leakscope,\"awT\",@nobits",
@@ -89,9 +89,10 @@ core::arch::global_asm!(
     ".globl leakscope_tls",
     ".hidden leakscope_tls",
     ".type leakscope_tls, @object",
-    ".size leakscope_tls, 16",
+    ".size leakscope_tls, 24",
     "leakscope_tls:",
-    ".zero 16",
+    ".zero 24",
+    ".balign 16",
     ".globl leakscope_tid",
     ".hidden leakscope_tid",
     ".type leakscope_tid, @object",
@@ -101,8 +102,8 @@ core::arch::global_asm!(
     ".text",
 );
 
-/// Reads the thread's two words: the address of its state and the epoch it was made in. The epoch is wrong if the words
-/// are those of an earlier thread.
+/// Reads the thread's first two words: the address of its state and the epoch it was made in. The epoch is wrong if the
+/// words are those of an earlier thread.
 #[inline(always)]
 pub(crate) fn tls_read() -> (usize, usize) {
     let (state, epoch, owner): (usize, usize, usize);
@@ -126,7 +127,7 @@ pub(crate) fn tls_read() -> (usize, usize) {
 /// Epochs are below this power of two; the thread's id is above.
 const OWNER_SHIFT: u32 = 32;
 
-/// Writes the thread's two words.
+/// Writes them.
 #[inline]
 pub(crate) fn tls_write(state: usize, epoch: usize) {
     // SAFETY: as above; the words belong to the tracer alone.
@@ -146,6 +147,79 @@ pub(crate) fn tls_write(state: usize, epoch: usize) {
             options(nostack)
         );
     }
+}
+
+/// Reads the thread's third word: its countdown (see `sample`), 0 in a new thread.
+#[inline(always)]
+pub(crate) fn countdown() -> u64 {
+    let countdown;
+    // SAFETY: as in `tls_read`.
+    unsafe {
+        asm!(
+            "mov {word}, qword ptr [rip + leakscope_tls@GOTTPOFF]",
+            "mov {word}, qword ptr fs:[{word} + 16]",
+            word = out(reg) countdown,
+            options(nostack, preserves_flags, readonly)
+        );
+    }
+    countdown
+}
+
+/// Writes it.
+#[inline(always)]
+pub(crate) fn set_countdown(value: u64) {
+    // SAFETY: as in `tls_write`.
+    unsafe {
+        asm!(
+            "mov {offset}, qword ptr [rip + leakscope_tls@GOTTPOFF]",
+            "mov qword ptr fs:[{offset} + 16], {value}",
+            offset = out(reg) _,
+            value = in(reg) value,
+            options(nostack, preserves_flags)
+        );
+    }
+}
+
+/// Runs `body`, which computes with floating-point numbers, in the state that a program starts with, and leaves the
+/// program's own as it was: a program may have set another rounding, may have itself signalled (`feenableexcept`), or may
+/// ask later what happened (`fetestexcept`).
+///
+/// What goes in and comes out goes through the instructions that change the state, so that no computation can be
+/// moved across them.
+#[inline(always)]
+pub(crate) fn with_own_floats(
+    mut input: (u64, u64),
+    body: impl FnOnce((u64, u64)) -> (u64, u64),
+) -> (u64, u64) {
+    /// All exceptions masked, none noted, to nearest.
+    const START: u32 = 0x1f80;
+    let (start, mut program) = (START, 0u32);
+    // SAFETY: the control and status register is written with what a program starts with.
+    unsafe {
+        asm!(
+            "stmxcsr dword ptr [{program}]",
+            "ldmxcsr dword ptr [{start}]",
+            "/* {first} {second} */",
+            program = in(reg) &raw mut program,
+            start = in(reg) &raw const start,
+            first = inout(reg) input.0,
+            second = inout(reg) input.1,
+            options(nostack, preserves_flags)
+        );
+    }
+    let mut output = body(input);
+    // SAFETY: the register gets back what it held.
+    unsafe {
+        asm!(
+            "ldmxcsr dword ptr [{program}]",
+            "/* {first} {second} */",
+            program = in(reg) &raw const program,
+            first = inout(reg) output.0,
+            second = inout(reg) output.1,
+            options(nostack, preserves_flags)
+        );
+    }
+    output
 }
 
 /// The thread control block. glibc places it at the top of the stack of every thread it creates.
