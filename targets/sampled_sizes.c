@@ -19,6 +19,9 @@ int main(void) {
         keep(calloc(2, 8));                     // SIXTEEN n=2000 size=16
         keep(malloc(1000));                     // THOUSAND n=2000 size=1000
         free(keep(malloc(700)));                // CHURN n=2000 size=700 freed
+        void *held = keep(malloc(600));         // HELD n=2000 size=600 freed
+        free(keep(malloc(8)));
+        free(held);
         if (round % 40 == 0) {
             keep(malloc(100 << 10));            // LARGE n=50 size=102400
             keep(aligned_alloc(64, 512 << 10)); // LARGER n=50 size=524288

@@ -83,6 +83,12 @@ fn change(counter: &AtomicU8, to: impl Fn(u8) -> u8) {
     let _ = counter.fetch_update(AcqRel, Relaxed, |count| (count != STUCK).then(|| to(count)));
 }
 
+/// Whether no address is held.
+#[cfg(test)]
+pub(crate) fn is_empty() -> bool {
+    COUNTERS.iter().all(|counter| counter.load(Relaxed) == 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,7 +129,7 @@ mod tests {
                 remove(address);
             }
         }
-        assert!(COUNTERS.iter().all(|counter| counter.load(Relaxed) == 0), "all were given up");
+        assert!(is_empty(), "all were given up");
 
         // A counter that overflowed keeps its word.
         let crowded = 0x1000_0000;

@@ -453,3 +453,6 @@ mod exports {
     crate::arch::export_jump!(mlockall, limits::mlockall);
     crate::arch::export_jump!(prctl, limits::prctl);
 }
+
+#[cfg(test)]
+mod tests;
