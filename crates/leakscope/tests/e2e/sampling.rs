@@ -192,27 +192,42 @@ fn threads_that_free_for_each_other_are_estimated_without_bias() {
     }
 }
 
+/// The report of the child of `child_frees_inherited.c`, how many blocks it inherited and how many of those it freed.
+fn child_of(run: Run) -> (Report, f64, f64) {
+    let traced = run.traced();
+    assert_eq!(traced.outcome.code(), 0, "{}", traced.outcome.err());
+    let mut children = traced.other_reports();
+    assert_eq!(children.len(), 1, "{:?}", traced.other_heaps());
+    let child = children.remove(0);
+    let note = child.notes.iter().find(|note| note.contains("it inherited")).expect("a note");
+    let freed = note.split("freed ").nth(1).and_then(|rest| rest.split(' ').next());
+    let freed = freed.and_then(|number| number.parse().ok()).expect("a number");
+    let inherited = child.totals.inherited_blocks as f64;
+    (child, inherited, freed)
+}
+
 #[test]
 fn a_child_frees_what_it_inherited_once() {
     let program = compile("child_frees_inherited.c", &["-O0"]);
     // At one byte, blocks of 100 are recorded for certain.
     for run in [Run::new([&program]), Run::new([&program]).sampled(1, 9)] {
-        let traced = run.traced();
-        assert_eq!(traced.outcome.code(), 0, "{}", traced.outcome.err());
-        let [child] = &traced.other_reports()[..] else { panic!("one child: {:?}", traced.other_heaps()) };
-        let inherited = child.totals.inherited_blocks;
-        assert!((1000..1100).contains(&inherited), "inherited {inherited}");
-        let note = child.notes.iter().find(|note| note.contains("it inherited")).expect("a note");
-        let freed = note.split("freed ").nth(1).and_then(|rest| rest.split(' ').next());
-        let freed: u32 = freed.and_then(|number| number.parse().ok()).expect("a number");
+        let (child, inherited, freed) = child_of(run);
+        assert!((1000.0..1100.0).contains(&inherited), "inherited {inherited}");
         // In a sample, one whose address cannot be told from another's is not counted.
-        assert!((390..=400).contains(&freed), "{note}");
-        let sources = ["child_frees_inherited.c".to_owned()];
-        let found = child.found(&sources);
+        assert!((390.0..=400.0).contains(&freed), "freed {freed}");
+        let found = child.found(&["child_frees_inherited.c".to_owned()]);
         let blocks: u64 = found.values().map(|found| found.heap.1).sum();
         assert_eq!(blocks, 1, "{found:?}");
         let allocated: u64 = found.values().map(|found| found.heap_allocated.1).sum();
         assert_eq!(allocated, 4001, "{found:?}");
+    }
+    // Blocks that were not recorded took the place of recorded ones: that they are freed counts for nothing.
+    for seed in 1..=5 {
+        let (_, inherited, freed) = child_of(Run::new([&program]).sampled(50, seed));
+        let p = 1.0 - (-101.0f64 / 50.0).exp();
+        let deviation = |blocks: f64| SIGMAS * (blocks * (1.0 - p) / p).sqrt();
+        assert!((inherited - 1000.0).abs() < deviation(1000.0) + 100.0, "inherited {inherited}");
+        assert!((freed - 400.0).abs() < deviation(400.0) + 10.0, "freed {freed}");
     }
 }
 
