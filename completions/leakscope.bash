@@ -292,7 +292,7 @@ _leakscope() {
             return 0
             ;;
         leakscope__subcmd__run)
-            opts="-o -h --output --json --top --max-children --help"
+            opts="-o -h --output --sample --json --top --max-children --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -326,6 +326,10 @@ _leakscope() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o filenames
                     fi
+                    return 0
+                    ;;
+                --sample)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --json)

@@ -31,6 +31,7 @@ complete -c leakscope -n "__fish_leakscope_needs_command" -f -a "report" -d 'Sho
 complete -c leakscope -n "__fish_leakscope_needs_command" -f -a "leaks" -d 'Find the blocks that nothing points to any more, in a running process, a core file or a command'
 complete -c leakscope -n "__fish_leakscope_needs_command" -f -a "demo" -d 'A first tour: a small HTTP service that leaks in three ways, and the report that finds them'
 complete -c leakscope -n "__fish_leakscope_using_subcommand run" -s o -l output -d 'Write the heap file here (it must not exist); a child\'s goes to FILE.<pid> [default: a new directory under $XDG_STATE_HOME/leakscope, or /var/lib/leakscope for root]' -r -F
+complete -c leakscope -n "__fish_leakscope_using_subcommand run" -l sample -d 'Record a sample of the allocations instead of all: one per so many bytes on average [without BYTES: 512K]' -r
 complete -c leakscope -n "__fish_leakscope_using_subcommand run" -l json -d 'Also write the report as JSON (schema leakscope.report/1) to this file' -r -F
 complete -c leakscope -n "__fish_leakscope_using_subcommand run" -l top -d 'Call sites to show' -r
 complete -c leakscope -n "__fish_leakscope_using_subcommand run" -l max-children -d 'Heap files of child processes to keep; those with nothing unfreed go first' -r

@@ -27,13 +27,24 @@ int main(void) {
 
 /// The report that `run --json` writes of the program, built with `option`.
 fn report(directory: &Path, name: &str, option: &str, environment: Option<&str>) -> Value {
+    report_of(directory, name, option, environment, &[])
+}
+
+/// The same with further options of `run`.
+fn report_of(
+    directory: &Path,
+    name: &str,
+    option: &str,
+    environment: Option<&str>,
+    options: &[&str],
+) -> Value {
     let (source, program) = (directory.join("program.c"), directory.join(name));
     std::fs::write(&source, PROGRAM).expect("the temporary directory can be written");
     let built = Command::new("cc").args(["-O1", option, "-o"]).arg(&program).arg(&source).status();
     assert!(built.expect("a C compiler").success());
     let json = directory.join(format!("{name}.json"));
     let mut command = Command::new(LEAKSCOPE);
-    command.arg("run").arg("-o").arg(directory.join(format!("{name}.heap")));
+    command.arg("run").args(options).arg("-o").arg(directory.join(format!("{name}.heap")));
     command.arg(format!("--json={}", json.display())).arg("--").arg(&program).arg("two words");
     command.env("XDG_STATE_HOME", directory).env_remove("DEBUGINFOD_URLS");
     if let Some(variable) = environment {
@@ -73,14 +84,19 @@ fn a_real_runs_report_has_every_documented_field_in_its_unit_and_no_other() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let debug = report(directory.path(), "debug", "-g", None);
     let stripped = report(directory.path(), "stripped", "-s", None);
+    let sampled = report_of(directory.path(), "sampled", "-g", None, &["--sample=1"]);
     let mut found = BTreeMap::new();
+    values(&sampled, "", &mut found);
     values(&debug, "", &mut found);
     values(&stripped, "", &mut found);
     let documented = documented();
     assert_eq!(found.keys().collect::<BTreeSet<_>>(), documented.keys().collect::<BTreeSet<_>>());
     for (path, unit) in &documented {
         let fits = |value: &&Value| match unit.as_str() {
-            "bytes" | "blocks" | "mappings" | "calls" => value.is_u64(),
+            "bytes" | "blocks" if path.contains("standard_error") => {
+                value.as_f64().is_some_and(|error| error >= 0.0)
+            }
+            "bytes" | "blocks" | "mappings" | "calls" | "samples" => value.is_u64(),
             "seconds" => value.as_f64().is_some_and(|seconds| seconds >= 0.0),
             "RFC 3339, UTC" => value.as_str().is_some_and(|text| text.ends_with('Z') && text.contains('T')),
             "" => true,

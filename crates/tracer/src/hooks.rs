@@ -10,8 +10,9 @@
 //! recorded (`filter`). Nothing that threads share is touched then, nor noted that a hook is at work. Where everything
 //! is recorded, the same two questions are always answered the other way.
 
+use crate::filter::{self, Answer};
 use crate::thread::{self, Entered};
-use crate::{filter, modules, process, real, sample, unwind};
+use crate::{modules, process, real, sample, unwind};
 use core::ffi::c_void;
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -262,16 +263,36 @@ fn is_nobodys(block: Pointer) -> bool {
 type Free = unsafe extern "C" fn(Pointer);
 
 pub(crate) unsafe extern "C" fn free(block: Pointer, sp: usize, _bp: usize) {
-    if is_nobodys(block) {
+    if is_early(block) {
+        return;
+    }
+    match filter::holds(block as usize) {
+        Answer::No => {
+            pass_on!(real::free(), Free, (block));
+        }
+        // SAFETY: the caller's own arguments.
+        Answer::Perhaps => return unsafe { look_up_and_free(block, sp) },
+        Answer::Likely => {}
+    }
+    // SAFETY: the caller's own arguments.
+    unsafe { record_free(block, sp) }
+}
+
+/// Frees a block whose neighbours were recorded, if not it itself.
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn look_up_and_free(block: Pointer, sp: usize) {
+    if !thread::may_know(block as usize) {
         pass_on!(real::free(), Free, (block));
     }
     // SAFETY: the caller's own arguments.
     unsafe { record_free(block, sp) }
 }
 
+/// Frees a block that is not of the pool.
 #[inline(never)]
 unsafe extern "C" fn record_free(block: Pointer, sp: usize) {
-    if block.is_null() || is_early(block) {
+    if block.is_null() {
         return;
     }
     let real = real_or!(real::free(), Free, NOTHING);
@@ -453,3 +474,6 @@ mod exports {
     crate::arch::export_jump!(mlockall, limits::mlockall);
     crate::arch::export_jump!(prctl, limits::prctl);
 }
+
+#[cfg(test)]
+mod tests;

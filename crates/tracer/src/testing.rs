@@ -27,11 +27,16 @@ impl TestHeap {
     /// A heap file that takes memory as it is touched. It stays mapped for as long as the value lives, so that
     /// references must not be kept longer.
     pub(crate) fn new(len: u64) -> TestHeap {
+        TestHeap::sampled(len, Sampling::default())
+    }
+
+    /// The same for processes whose allocations are sampled.
+    pub(crate) fn sampled(len: u64, sampling: Sampling) -> TestHeap {
         let memory = Path::new("/dev/shm");
         let directory = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
         let directory = directory.expect("a temporary directory");
         let path = directory.path().join("arena");
-        let file = leakscope_heapfile::Arena::create(&path, len, Sampling::default()).expect("a new arena");
+        let file = leakscope_heapfile::Arena::create(&path, len, sampling).expect("a new arena");
         file.superblock().ready.store(len, Release);
         let arena = map(&path, len);
         let window = process::claim(arena, ORIGIN_EXEC).expect("a window");

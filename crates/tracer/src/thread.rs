@@ -266,10 +266,13 @@ impl Thread {
             }
         }
         self.last_allocated = address;
-        if self.interval != 0 {
-            self.last_countdown = arch::countdown();
-        }
-        let weight = self.weight(size as u64);
+        let weight = match self.interval {
+            0 => Weight { blocks: 1, bytes: size as u64 },
+            interval => {
+                self.last_countdown = arch::countdown();
+                sample::weight(size as u64, interval)
+            }
+        };
         if let Some(counters) = self.counters(stack) {
             self.stamp(counters);
             bump(&counters.allocated_blocks, weight.blocks);
@@ -558,6 +561,16 @@ impl Thread {
         }
         None
     }
+}
+
+/// Whether a block at `address` is in the table, or may be in that of a process that this one was forked from. Nothing of a
+/// thread's state is needed, so this may be asked in any hook.
+pub(crate) fn may_know(address: usize) -> bool {
+    let Some(window) = process::window() else { return true };
+    let arena = process::arena();
+    let inherits = process::ANCESTORS.first().is_some_and(|ancestor| ancestor.load(Relaxed) != 0);
+    let page = blocks::span_page(arena, window, blocks::span_of(address as u64), false);
+    inherits || page.is_some_and(|page| blocks::find(arena, page, address as u64, slot::HEAP).is_some())
 }
 
 /// A free by a nested hook.

@@ -15,20 +15,21 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-const THREADS: usize = 3;
+/// Threads that the program is told to have.
+pub const THREADS: usize = 3;
 const SITES: usize = 3;
 
 /// Sums over the threads of the program's own account, by site: blocks and bytes.
 #[derive(Default, Clone, Copy, Debug)]
-struct Account {
+pub struct Account {
     allocate_begun: [[u64; 2]; SITES],
-    allocate_done: [[u64; 2]; SITES],
+    pub allocate_done: [[u64; 2]; SITES],
     free_begun: [[u64; 2]; SITES],
-    free_done: [[u64; 2]; SITES],
+    pub free_done: [[u64; 2]; SITES],
 }
 
 /// Reads the account, which counted_churn.c lays out.
-fn read_account(path: &Path) -> Account {
+pub fn read_account(path: &Path) -> Account {
     let bytes = std::fs::read(path).unwrap();
     let numbers: Vec<u64> = bytes.as_chunks::<8>().0.iter().map(|bytes| u64::from_ne_bytes(*bytes)).collect();
     let per_thread = 4 * SITES * 2 + 8;

@@ -21,5 +21,6 @@ mod leaks_services;
 mod oracle;
 mod real_programs;
 mod run_contract;
+mod sampling;
 mod support;
 mod symbols;

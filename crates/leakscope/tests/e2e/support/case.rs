@@ -1,7 +1,7 @@
 //! A target program with its expectations: runs it natively and traced, compares all that can be seen, and checks the marks.
 
 use super::build;
-use super::marks::{differences, marks_of};
+use super::marks::{contradictions, differences, marks_of};
 use super::process::Outcome;
 use super::report::Report;
 use super::traced::{Run, Traced};
@@ -96,10 +96,14 @@ impl Case {
 
     /// Builds and runs it in each way, and checks all that holds for every program. Gives each build's result.
     pub fn check(self) -> Vec<Ran> {
-        self.builds.iter().map(|flags| self.check_build(flags)).collect()
+        let ran = self.builds.iter().map(|flags| self.check_build(flags)).collect();
+        if let Some(flags) = self.builds.last() {
+            self.check_sampled(flags);
+        }
+        ran
     }
 
-    fn check_build(&self, flags: &[&str]) -> Ran {
+    fn run(&self, flags: &[&str]) -> Run {
         let mut command = vec![build::compile(&self.source, flags).into_os_string()];
         for library in &self.libraries {
             let flags = [flags, &["-shared", "-fPIC"]].concat();
@@ -110,6 +114,32 @@ impl Case {
         for (name, value) in &self.env {
             run = run.env(name, value);
         }
+        run
+    }
+
+    /// The same with about every second allocation sampled: the program must not notice, and the sample must not
+    /// contradict the marks.
+    fn check_sampled(&self, flags: &[&str]) {
+        let what = format!("{} {flags:?} {:?} sampled", self.source, self.arguments);
+        let run = self.run(flags).sampled(64, 1);
+        let native = run.natively();
+        let traced = run.traced();
+        let outcome = &traced.outcome;
+        assert_eq!(outcome.code(), self.status, "{what}: {}{}", outcome.out(), outcome.err());
+        assert_eq!(outcome.out(), native.out(), "{what}: standard output");
+        assert!(outcome.stderr.starts_with(&native.stderr), "{what}: standard error {}", outcome.err());
+        if self.checks_main {
+            let report = traced.report();
+            assert_eq!(report.sampling.as_ref().map(|sampling| sampling.interval_bytes), Some(64), "{what}");
+            assert_eq!(report.totals.missed_events, 0, "{what}: missed events");
+            let found = report.found(&self.sources);
+            let contradictions = contradictions(&marks_of(&self.sources, "main"), &found);
+            assert!(contradictions.is_empty(), "{what}:\n{}", contradictions.join("\n"));
+        }
+    }
+
+    fn check_build(&self, flags: &[&str]) -> Ran {
+        let run = self.run(flags);
         let what = format!("{} {flags:?} {:?}", self.source, self.arguments);
         let native = run.natively();
         assert_eq!(native.code(), self.status, "{what} natively: {}{}", native.out(), native.err());

@@ -49,6 +49,8 @@ pub struct Found {
     pub temporary: u64,
     /// Heap bytes at the peak.
     pub peak: u64,
+    /// If sampled: heap blocks in use that were recorded.
+    pub samples: u64,
 }
 
 /// The marks of `sources` that count in the process called `process` (`main` where a mark names none).
@@ -182,6 +184,26 @@ pub fn differences(marks: &Marks, found: &BTreeMap<Place, Found>, only_inuse: bo
         }
     }
     differences
+}
+
+/// How what was found by a sample contradicts the marks: more records than blocks, a block that was freed, a mapping (they
+/// are all recorded) that is missing or too much.
+pub fn contradictions(marks: &Marks, found: &BTreeMap<Place, Found>) -> Vec<String> {
+    let mut contradictions = Vec::new();
+    for (place, here) in found {
+        let (blocks, mapped) = match marks.get(place) {
+            Some(Expected::Any) => continue,
+            Some(Expected::Numbers { mapped: true, inuse_bytes, .. }) => (Some(0), *inuse_bytes),
+            Some(Expected::Numbers { inuse_blocks, .. }) => (*inuse_blocks, Some(0)),
+            None => (Some(0), Some(0)),
+        };
+        let too_many = blocks.is_some_and(|blocks| here.samples > blocks);
+        let none = here.samples == 0 && here.heap != (0, 0);
+        if too_many || none || mapped.is_some_and(|mapped| here.mapped.0 != mapped) {
+            contradictions.push(format!("{place:?}: marked {:?}, found {here:?}", marks.get(place)));
+        }
+    }
+    contradictions
 }
 
 /// Whether `file`, as debug information gives it, is the source `name`.

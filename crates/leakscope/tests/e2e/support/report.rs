@@ -9,10 +9,29 @@ use std::collections::BTreeMap;
 pub struct Report {
     pub schema: String,
     pub process: Process,
+    pub sampling: Option<Sampling>,
     pub totals: Totals,
     pub timeline: Vec<Point>,
     pub sites: Vec<Site>,
     pub notes: Vec<String>,
+}
+
+#[derive(Debug, Deserialize, PartialEq)]
+pub struct Sampling {
+    pub interval_bytes: u64,
+    pub samples: u64,
+}
+
+#[derive(Debug, Deserialize, PartialEq)]
+pub struct Samples {
+    pub allocated: u64,
+    pub inuse: u64,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct StandardError {
+    pub inuse_bytes: f64,
+    pub inuse_blocks: f64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -37,6 +56,8 @@ pub struct Totals {
     pub inuse_blocks: u64,
     pub peak_bytes: u64,
     pub temporary_blocks: u64,
+    pub samples: Option<Samples>,
+    pub standard_error: Option<StandardError>,
     pub missed_events: u64,
     pub inherited_blocks: u64,
     pub inherited_bytes: u64,
@@ -59,6 +80,8 @@ pub struct Site {
     pub allocated_blocks: u64,
     pub peak_bytes: u64,
     pub temporary_blocks: u64,
+    pub samples: Option<Samples>,
+    pub standard_error: Option<StandardError>,
     pub stack: Vec<Frame>,
 }
 
@@ -105,6 +128,12 @@ impl Report {
             "temporary"
         );
         for site in &self.sites {
+            let estimated = self.sampling.is_some() && site.kind == Kind::Heap;
+            assert_eq!(
+                (site.samples.is_some(), site.standard_error.is_some()),
+                (estimated, estimated),
+                "{site:?}"
+            );
             assert!(site.inuse_bytes <= site.allocated_bytes, "more in use than allocated: {site:?}");
             // Unmapping the middle of a mapping leaves two.
             assert!(
@@ -121,8 +150,10 @@ impl Report {
             self.timeline.windows(2).all(|pair| pair[0].seconds <= pair[1].seconds),
             "the timeline goes forward"
         );
+        // A sampled site's bytes are rounded.
+        let rounding = if self.sampling.is_some() { self.sites.len() as u64 } else { 0 };
         assert!(
-            self.timeline.iter().all(|point| point.inuse_bytes <= totals.allocated_bytes),
+            self.timeline.iter().all(|point| point.inuse_bytes <= totals.allocated_bytes + rounding),
             "the timeline shows more than was ever allocated"
         );
         // The tracer's own frames, and the allocator's, are not the program's.
@@ -153,6 +184,7 @@ impl Report {
             if site.kind == Kind::Heap {
                 found.temporary += site.temporary_blocks;
                 found.peak += site.peak_bytes;
+                found.samples += site.samples.as_ref().map_or(0, |samples| samples.inuse);
             }
         }
         places

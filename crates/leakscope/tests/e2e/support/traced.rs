@@ -32,6 +32,7 @@ pub struct Run {
     directory: Directory,
     command: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
+    options: Vec<OsString>,
     input: Vec<u8>,
     working_directory: Option<PathBuf>,
 }
@@ -43,6 +44,7 @@ impl Run {
             directory: Directory::new(),
             command: command.into_iter().map(|word| word.as_ref().to_owned()).collect(),
             env: Vec::new(),
+            options: Vec::new(),
             input: Vec::new(),
             working_directory: None,
         }
@@ -52,6 +54,17 @@ impl Run {
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Run {
         self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
         self
+    }
+
+    /// Gives `leakscope run` this option.
+    pub fn option(mut self, option: impl AsRef<OsStr>) -> Run {
+        self.options.push(option.as_ref().to_owned());
+        self
+    }
+
+    /// Has allocations sampled, one per `interval` bytes, and the same ones each time for the same `seed`.
+    pub fn sampled(self, interval: u64, seed: u64) -> Run {
+        self.option(format!("--sample={interval}")).env("LEAKSCOPE_SEED", seed.to_string())
     }
 
     /// Gives it something to read.
@@ -82,7 +95,7 @@ impl Run {
         command.arg(&heap);
         let mut option = OsString::from("--json=");
         option.push(&json);
-        command.arg(option).arg("--").args(&self.command);
+        command.arg(option).args(&self.options).arg("--").args(&self.command);
         self.surroundings(&mut command);
         let outcome = run_with_input(&mut command, &self.input);
         Traced { outcome, heap, directory: self.directory }
