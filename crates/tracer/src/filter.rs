@@ -122,12 +122,6 @@ pub(crate) fn is_empty() -> bool {
     COUNTERS.iter().all(|counter| counter.load(Relaxed) == 0)
 }
 
-/// Forgets what was held: a child of a test has the test process's own table.
-#[cfg(test)]
-pub(crate) fn clear() {
-    COUNTERS.iter().for_each(|counter| counter.store(0, Relaxed));
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
